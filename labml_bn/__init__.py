@@ -1,0 +1,23 @@
+"""Batch normalization that can be read, run and watched.
+
+    from labml_bn import BatchNorm
+
+`python -m labml_bn.train --help` trains a network with it.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from labml_bn.norm import BatchNorm as BatchNorm
+
+__version__ = "0.1.0"
+__all__ = ["BatchNorm"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the layer, and torch with it, when it is first asked for: `--help` need not wait for torch."""
+    if name in __all__:
+        from labml_bn import norm
+
+        return getattr(norm, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

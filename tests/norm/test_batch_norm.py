@@ -1,0 +1,339 @@
+"""The layer against PyTorch's in float64: values, gradients and running estimates."""
+
+import copy
+import itertools
+import math
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from labml_bn import BatchNorm
+
+SHAPES = [
+    (8, 3),
+    (2, 3),
+    (5, 3, 7),
+    (2, 3, 1),
+    (1, 3, 2),
+    (4, 3, 6, 5),
+    (1, 3, 4, 4),
+    (3, 3, 2, 4, 3),
+    (6, 1),
+    (2, 4, 1, 1),
+]
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"affine": False},
+    {"momentum": None},
+    {"momentum": 0.0},
+    {"momentum": 1.0},
+    {"momentum": 0.3, "eps": 0.1},
+    {"track_running_stats": False},
+    {"affine": False, "track_running_stats": False},
+]
+
+
+def torch_layer(dims: int, channels: int, **options: Any) -> nn.Module:
+    layer = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}[dims]
+    return layer(channels, **options)
+
+
+def pair(shape: tuple[int, ...], dtype: torch.dtype = torch.float64, **options: Any) -> tuple[BatchNorm, nn.Module]:
+    """Our layer and PyTorch's in float64, with the same random parameters."""
+    ours = BatchNorm(shape[1], dtype=dtype, **options)
+    if ours.weight is not None:
+        nn.init.normal_(ours.weight)
+        nn.init.normal_(ours.bias)
+    theirs = torch_layer(len(shape), shape[1], dtype=torch.float64, **options)
+    theirs.load_state_dict(ours.state_dict())
+    return ours, theirs
+
+
+def step(layer: nn.Module, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """The output and the gradients of input and parameters."""
+    x = x.detach().requires_grad_()
+    layer.zero_grad()
+    y = layer(x)
+    y.backward(dy)
+    assert x.grad is not None
+    return y.detach(), x.grad, {name: p.grad for name, p in layer.named_parameters() if p.grad is not None}
+
+
+def assert_same(ours: nn.Module, theirs: nn.Module, x: Tensor, **tolerance: Any) -> None:
+    """The same output, gradients and state from both, `theirs` computing in float64."""
+    dy = torch.randn(x.shape, dtype=torch.float64).to(x.dtype)
+    y, dx, gradients = step(ours, x, dy)
+    y64, dx64, gradients64 = step(theirs, x.double(), dy.double())
+    assert y.dtype == dx.dtype == x.dtype
+    torch.testing.assert_close(y.double(), y64, **tolerance)
+    torch.testing.assert_close(dx.double(), dx64, **tolerance)
+    assert gradients.keys() == gradients64.keys()
+    sums = dict(tolerance)
+    if "atol" in sums:
+        sums["atol"] *= math.sqrt(x.numel() / x.shape[1])  # the parameters' gradients are sums over so many values
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(gradient.double(), gradients64[name], **sums)
+    for (name, state), state64 in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
+        torch.testing.assert_close({name: state.double()}, {name: state64.double()}, **tolerance)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_equals_pytorch(shape: tuple[int, ...], options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    ours, theirs = pair(shape, **options)
+    for _ in range(3):  # several batches, so that the averaging is seen
+        assert_same(ours, theirs, 2 * torch.randn(shape, dtype=torch.float64) + 1)
+    ours.eval()
+    theirs.eval()
+    assert_same(ours, theirs, torch.randn(shape, dtype=torch.float64))
+    if options.get("track_running_stats", True):
+        assert_same(ours, theirs, torch.randn(1, *shape[1:], dtype=torch.float64))
+
+
+def channels_last(x: Tensor) -> Tensor:
+    return x.to(memory_format=torch.channels_last)
+
+
+def sliced(x: Tensor) -> Tensor:
+    return torch.cat([x, x], dim=1)[:, ::2]
+
+
+def expanded(x: Tensor) -> Tensor:
+    return x[:1].expand_as(x)
+
+
+def transposed(x: Tensor) -> Tensor:
+    return x.transpose(2, 3).contiguous().transpose(2, 3)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("layout", [channels_last, sliced, expanded, transposed])
+def test_any_layout(layout: Any, training: bool) -> None:
+    torch.manual_seed(0)
+    ours, theirs = pair((4, 6, 5, 3))
+    ours.train(training)
+    theirs.train(training)
+    x = layout(torch.randn(4, 6, 5, 3, dtype=torch.float64))
+    assert not x.is_contiguous()
+    assert_same(ours, theirs, x)
+    if layout is channels_last:
+        assert ours(x).is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("layer_dtype", [torch.float32, None])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_narrow_dtypes(dtype: torch.dtype, layer_dtype: torch.dtype | None, training: bool) -> None:
+    """The result is right to a rounding or two of the dtype, whether the layer is of it (None) or in float32."""
+    torch.manual_seed(0)
+    ours, theirs = pair((16, 5, 6, 6), layer_dtype or dtype)
+    ours.train(training)
+    theirs.train(training)
+    eps = torch.finfo(dtype).eps
+    assert_same(ours, theirs, torch.randn(16, 5, 6, 6).to(dtype), rtol=8 * eps, atol=8 * eps)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_statistics_in_float32(dtype: torch.dtype) -> None:
+    """Ten thousand ones have the sum 10,000, which float16 loses count of at 2,048."""
+    layer = BatchNorm(1, momentum=1.0)
+    x = torch.ones(10_000, 1, dtype=dtype)
+    x[::2] = 3
+    layer(x)
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    torch.testing.assert_close(layer.running_mean, torch.tensor([2.0]))
+    torch.testing.assert_close(layer.running_var, torch.tensor([10_000 / 9_999]))
+
+
+def test_autocast() -> None:
+    torch.manual_seed(0)
+    ours = nn.Sequential(nn.Conv2d(1, 4, 3), BatchNorm(4))
+    theirs = nn.Sequential(copy.deepcopy(ours[0]), nn.BatchNorm2d(4))
+    x = torch.randn(8, 1, 9, 9)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y, expected = ours(x), theirs(x)
+    assert y.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(y, expected)
+    y.float().square().sum().backward()
+    expected.float().square().sum().backward()
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert mine.grad is not None
+        assert mine.grad.dtype == torch.float32
+        torch.testing.assert_close(mine.grad, other.grad, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_sound_far_from_zero(training: bool) -> None:
+    """Mean 10,000 and standard deviation 1, in float32: as good as the input's own seven digits allow."""
+    torch.manual_seed(0)
+    ours, theirs = pair((64, 20, 24, 24), torch.float32, momentum=1.0)
+    x = torch.randn(64, 20, 24, 24) + 1e4
+    ours(x)
+    theirs(x.double())
+    ours.train(training)
+    theirs.train(training)
+    assert_same(ours, theirs, x, rtol=1e-3, atol=2e-3)  # float32 has steps of 0.001 at 10,000
+    assert ours.running_var is not None
+    torch.testing.assert_close(ours.running_var.double(), theirs.running_var, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("shape", [(4, 3), (3, 2, 4), (2, 3, 2, 2)], ids=str)
+def test_gradcheck(shape: tuple[int, ...], training: bool, affine: bool) -> None:
+    """First and second derivatives against finite differences, through input and parameters."""
+    torch.manual_seed(0)
+    layer, _ = pair(shape, affine=affine)
+    layer.train(training)
+
+    def function(x: Tensor, *parameters: Tensor) -> Tensor:
+        named = dict(zip(("weight", "bias"), parameters, strict=False))
+        y: Tensor = torch.func.functional_call(layer, named, x)
+        return y
+
+    inputs = (torch.randn(shape, dtype=torch.float64, requires_grad=True), *layer.parameters())
+    assert torch.autograd.gradcheck(function, inputs)
+    assert torch.autograd.gradgradcheck(function, inputs)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_saves_the_input_and_vectors(training: bool) -> None:
+    layer = BatchNorm(3).train(training)
+    x = torch.randn(4, 3, 5, 5, requires_grad=True)
+    saved: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):  # type: ignore[func-returns-value]
+        layer(x)
+    large = [tensor for tensor in saved if tensor.numel() > 3]
+    assert [tensor.data_ptr() for tensor in large] == [x.data_ptr()]
+
+
+def test_running_estimates_hold_no_graph() -> None:
+    layer = BatchNorm(3)
+    y = layer(torch.randn(4, 3, requires_grad=True))
+    assert y.requires_grad
+    for buffer in layer.buffers():
+        assert buffer.grad_fn is None
+        assert not buffer.requires_grad
+
+
+def test_biased_running_variance() -> None:
+    """`unbiased=False` averages the biased variance: the other convention."""
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, dtype=torch.float64)
+    for unbiased in (True, False):
+        layer = BatchNorm(3, momentum=1.0, unbiased=unbiased, dtype=torch.float64)
+        layer(x)
+        torch.testing.assert_close(layer.running_var, x.var(dim=0, correction=int(unbiased)))
+
+
+def test_bias_alone_can_be_left_out() -> None:
+    layer = BatchNorm(3, bias=False, dtype=torch.float64)
+    assert [name for name, _ in layer.named_parameters()] == ["weight"]
+    x = torch.randn(4, 3, dtype=torch.float64)
+    torch.testing.assert_close(layer(x), nn.BatchNorm1d(3, dtype=torch.float64)(x))
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (0, 3, 4), (2, 3, 0), (0, 3, 4, 4)], ids=str)
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_empty_batch(shape: tuple[int, ...], momentum: float | None) -> None:
+    """An empty batch changes no estimate, as in PyTorch, which counts it nevertheless."""
+    ours, theirs = pair(shape, momentum=momentum)
+    filled = (4, 3, *shape[2:]) if shape[0] == 0 else (4, 3, 2)
+    for x in (torch.randn(filled, dtype=torch.float64), torch.empty(shape, dtype=torch.float64)):
+        assert_same(ours, theirs, x)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_copies(training: bool) -> None:
+    torch.manual_seed(0)
+    layer = BatchNorm(3, eps=0.1, momentum=0.5, unbiased=False).train(training)
+    x = torch.randn(4, 3)
+    layer(x)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        torch.testing.assert_close(other(x), copy.deepcopy(layer)(x))
+        assert repr(other) == repr(layer)
+
+
+@pytest.mark.parametrize("dims", [2, 3, 4, 5])
+def test_state_dict_both_ways(dims: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, *[2] * (dims - 2))
+    ours, theirs = BatchNorm(3), torch_layer(dims, 3)
+    theirs(x)
+    ours.load_state_dict(theirs.state_dict())
+    torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
+    ours.train()(x)
+    theirs.load_state_dict(ours.state_dict())
+    torch.testing.assert_close(ours.eval()(x), theirs(x))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_features": 0}, "num_features must be at least 1, got 0"),
+        ({"num_features": 3, "eps": 0}, "eps must be greater than 0, got 0"),
+        ({"num_features": 3, "eps": -1e-5}, "eps must be greater than 0"),
+        ({"num_features": 3, "eps": float("nan")}, "eps must be greater than 0"),
+        ({"num_features": 3, "momentum": 1.1}, "momentum must be in"),
+        ({"num_features": 3, "momentum": -0.1}, "momentum must be in"),
+    ],
+)
+def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        BatchNorm(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((3,), "shape"),
+        ((), "shape"),
+        ((2, 4), "expected 3 channels"),
+        ((2, 4, 3, 3), "expected 3 channels"),
+        ((1, 3), "more than one value per channel"),
+        ((1, 3, 1, 1), "more than one value per channel"),
+    ],
+)
+def test_wrong_inputs(shape: tuple[int, ...], message: str) -> None:
+    layer = BatchNorm(3)
+    before = copy.deepcopy(layer.state_dict())
+    with pytest.raises(ValueError, match=message):
+        layer(torch.zeros(shape))
+    torch.testing.assert_close(dict(layer.state_dict()), dict(before))
+
+
+def test_one_value_is_enough_to_evaluate() -> None:
+    layer = BatchNorm(3).eval()
+    assert layer(torch.zeros(1, 3)).shape == (1, 3)
+    with pytest.raises(ValueError, match="more than one value per channel"):
+        BatchNorm(3, track_running_stats=False).eval()(torch.zeros(1, 3))
+
+
+def test_integers_are_refused() -> None:
+    with pytest.raises(TypeError, match="floating"):
+        BatchNorm(3)(torch.zeros(2, 3, dtype=torch.int64))
+
+
+def test_is_a_pytorch_batch_norm() -> None:
+    """Tools that freeze, average or count normalization layers find them by their class."""
+    assert isinstance(BatchNorm(3), nn.modules.batchnorm._BatchNorm)
+
+
+def test_parameters_get_gradients_only_where_asked() -> None:
+    for x_grad, weight_grad, bias_grad in itertools.product([True, False], repeat=3):
+        layer = BatchNorm(3)
+        layer.weight.requires_grad_(weight_grad)
+        layer.bias.requires_grad_(bias_grad)
+        x = torch.randn(4, 3, requires_grad=x_grad)
+        y = layer(x)
+        assert y.requires_grad == (x_grad or weight_grad or bias_grad)
+        if y.requires_grad:
+            y.sum().backward()
+        assert (x.grad is not None) == x_grad
+        assert (layer.weight.grad is not None) == weight_grad
+        assert (layer.bias.grad is not None) == bias_grad
