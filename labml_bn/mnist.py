@@ -1,0 +1,76 @@
+"""The digits as tensors, and the batches made of them.
+
+The images of a split live as one uint8 tensor on the device that trains. A batch is an index into it, normalized where
+it lies, so that the data cost no Python work per image.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torchvision
+from torch import Tensor
+
+from labml_bn.mnist_files import CHECKSUMS, ensure_files
+
+#: The data sets that can be loaded.
+DATASETS = list(CHECKSUMS)
+
+#: Mean and standard deviation of the training pixels, in [0, 1], by data set.
+PIXELS = {"MNIST": (0.1307, 0.3081), "FashionMNIST": (0.2860, 0.3530)}
+
+
+@dataclass(frozen=True, eq=False)
+class Digits:
+    """A split of a data set.
+
+    `images` is [n, 28, 28] uint8 and `labels` [n] int64, on one device; `mean` and `std` normalize the pixels as
+    fractions of 255; `dtype` is that of the batches.
+    """
+
+    images: Tensor
+    labels: Tensor
+    mean: float
+    std: float
+    dtype: torch.dtype
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        return f"{len(self)} images"
+
+    def batch(self, index: slice | Tensor) -> tuple[Tensor, Tensor]:
+        """The images that `index` picks, normalized [batch, 1, 28, 28], and their labels [batch]."""
+        pixels = self.images[index].unsqueeze(1).to(self.dtype) / 255
+        return (pixels - self.mean) / self.std, self.labels[index]
+
+    def batches(self, batch_size: int, start: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """The images from `start` to `stop` in their order, in batches; the last may be smaller."""
+        stop = len(self) if stop is None else stop
+        for first in range(start, stop, batch_size):
+            yield self.batch(slice(first, min(first + batch_size, stop)))
+
+    def shuffled(self, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All images in a random order, in batches; the last may be smaller.
+
+        The order is a function of `seed` and `epoch` alone: the same on every device and however training got there.
+        """
+        order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(self)))
+        for index in order.to(self.labels.device).split(batch_size):
+            yield self.batch(index)
+
+
+def load(
+    dataset: str, data_path: Path, *, train: bool, samples: int, device: torch.device, dtype: torch.dtype
+) -> Digits:
+    """The first `samples` images of the training or the test split of `dataset`, a key of `PIXELS`.
+
+    The files are fetched into `data_path` where they are missing. Raises UserError where they cannot be had.
+    """
+    ensure_files(dataset, data_path)
+    split = getattr(torchvision.datasets, dataset)(data_path, train=train)
+    mean, std = PIXELS[dataset]
+    return Digits(split.data[:samples].to(device), split.targets[:samples].to(device), mean, std, dtype)

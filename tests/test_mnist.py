@@ -1,0 +1,55 @@
+"""The digits as tensors and batches."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from labml_bn.mnist import Digits, load
+
+
+@pytest.fixture(scope="module")
+def digits(data_path: Path) -> Digits:
+    return load("MNIST", data_path, train=True, samples=60_000, device=torch.device("cpu"), dtype=torch.float32)
+
+
+def test_the_real_digits(data_path: Path, digits: Digits) -> None:
+    """Known facts of MNIST: its size, its first labels, how often each digit occurs, its mean and deviation."""
+    assert digits.images.shape == (60_000, 28, 28)
+    assert digits.images.dtype == torch.uint8
+    assert digits.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+    assert digits.labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    pixels = digits.images.double() / 255
+    assert pixels.mean().item() == pytest.approx(digits.mean, abs=5e-5)
+    assert pixels.std().item() == pytest.approx(digits.std, abs=5e-5)
+    test = load("MNIST", data_path, train=False, samples=100, device=torch.device("cpu"), dtype=torch.float64)
+    assert len(test) == 100
+    assert test.labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
+    assert next(test.batches(10))[0].dtype == torch.float64
+
+
+def test_batches_in_order(digits: Digits) -> None:
+    batches = list(digits.batches(1024, 500, 3000))
+    assert [len(labels) for _, labels in batches] == [1024, 1024, 452]
+    images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    assert torch.equal(labels, digits.labels[500:3000])
+    expected = (digits.images[500:3000].unsqueeze(1) / 255 - 0.1307) / 0.3081
+    torch.testing.assert_close(images, expected)
+
+
+def test_shuffled_batches(digits: Digits) -> None:
+    """Each image once an epoch, in an order that seed and epoch fix, with its own label."""
+    tagged = Digits(torch.arange(1000).view(-1, 1, 1), torch.arange(1000), 0.0, 1.0, torch.float64)
+
+    def order(seed: int, epoch: int) -> list[int]:
+        batches = list(tagged.shuffled(64, seed, epoch))
+        assert [len(labels) for _, labels in batches] == [64] * 15 + [40]
+        for images, labels in batches:
+            assert torch.equal((images.flatten() * 255).round().long(), labels)
+        return [label for _, labels in batches for label in labels.tolist()]
+
+    first = order(5, 0)
+    assert first == order(5, 0)
+    assert sorted(first) == list(range(1000)) != first
+    others = [order(5, 1), order(6, 0), order(4, 1)]
+    assert all(first != other for other in others)
