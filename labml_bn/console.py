@@ -1,0 +1,109 @@
+"""What a person sees of a training: a live line on a terminal, a plain line per validation in a file or pipe."""
+
+import signal
+import sys
+import time
+from types import FrameType
+from typing import Any
+
+from tqdm import tqdm
+
+from labml_bn.training import Evaluation
+
+
+class Console:
+    """Watches a training for the person at the keyboard, and stops it when that person presses Ctrl-C.
+
+    Ctrl-C is held until the batch in hand is done, so that the log is whole; a second one interrupts at once.
+
+    Arguments:
+        epochs: epochs in all
+        images: training images in an epoch
+        batch_size: images in a batch
+    """
+
+    def __init__(self, epochs: int, images: int, batch_size: int) -> None:
+        self._epochs = epochs
+        self._steps = -(-images // batch_size)
+        self._interrupted = False
+        self._live = sys.stdout.isatty()
+        self._bar = tqdm(
+            total=epochs * images,
+            desc=f"epoch 1/{epochs}",
+            unit=" images",
+            unit_scale=True,
+            disable=not self._live,
+            dynamic_ncols=True,
+            leave=False,
+            file=sys.stdout,
+        )
+        self._seen = 0
+        self._started = self._epoch_started = time.monotonic()
+
+    def __enter__(self) -> "Console":
+        self._old_handler = signal.signal(signal.SIGINT, self._interrupt)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
+        signal.signal(signal.SIGINT, self._old_handler)
+
+    def _interrupt(self, signum: int, frame: FrameType | None) -> None:
+        self._interrupted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._started
+
+    def batch(self, images: int) -> None:
+        """Move the live line on; raise KeyboardInterrupt where Ctrl-C was pressed."""
+        self._seen += images
+        self._bar.update(images)
+        if self._interrupted:
+            raise KeyboardInterrupt
+
+    def validation(self, epoch: int, step: int, loss: float, accuracy: float, valid: Evaluation) -> None:
+        """Show how the training and the network stand."""
+        train = f"train loss {loss:.4f} accuracy {accuracy:.2%}"
+        test = f"valid loss {valid.loss:.4f} accuracy {valid.accuracy:.2%}"
+        if self._live:
+            self._bar.set_postfix_str(f"loss {loss:.4f}, accuracy {valid.accuracy:.2%}")
+        else:
+            where = f"epoch {epoch}/{self._epochs} step {step}/{self._steps}"
+            speed = f"{self._seen / self.elapsed:,.0f} images/s"
+            self._say(f"{where}: {train}, {test}, {speed}")
+
+    def epoch(self, epoch: int, test: Evaluation) -> None:
+        """Leave a line for the epoch."""
+        now = time.monotonic()
+        seconds, self._epoch_started = now - self._epoch_started, now
+        self._say(
+            f"epoch {epoch}/{self._epochs}: test loss {test.loss:.4f} accuracy {test.accuracy:.2%}, {seconds:.1f} s"
+        )
+        self._bar.set_description(f"epoch {min(epoch + 1, self._epochs)}/{self._epochs}")
+
+    def _say(self, line: str) -> None:
+        if self._live:
+            self._bar.write(line, file=sys.stdout)
+        else:
+            print(line, flush=True)
+
+
+def table(rows: list[list[Any]]) -> str:
+    """Rows of words in columns that line up, the first row a heading."""
+    widths = [max(len(str(cell)) for cell in column) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def duration(seconds: float) -> str:
+    """A length of time for people: `42.0 s`, `3 min 5 s`, `1 h 2 min`."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

@@ -1,0 +1,128 @@
+"""What is logged, and where: labml is met here.
+
+A run is a folder `LOGS/labml_bn/UUID` with labml's files: `run.yaml` (when it was, and which code), `configs.yaml`,
+`log.jsonl` (the metrics) and `run_log.jsonl` (how it ended). A metric's step is the number of training images seen.
+
+| metric | what it is | when |
+| --- | --- | --- |
+| `loss.train` | the batch's mean loss | every batch |
+| `accuracy.train` | over the batches since the last validation | every validation |
+| `loss.valid`, `accuracy.valid` | over the next part of the test images | every validation |
+| `loss.test`, `accuracy.test` | over all the test images | every epoch |
+| `bn.LAYER.running_mean`, `bn.LAYER.running_var` | a value per channel (dashboards: the mean) | every validation |
+"""
+
+import contextlib
+import io
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from labml import experiment, lab, tracker
+from labml.internal.experiment import experiment_singleton
+from labml.internal.tracker.writers.file import FileWriterThread
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from labml_bn.configs import Configs, default, differences
+from labml_bn.errors import UserError
+
+NAME = "labml_bn"
+
+
+def prepare(settings: Mapping[str, Any]) -> Configs:
+    """Set up labml's experiment and work out its parts, the images among them. Nothing of the run is written yet."""
+    logs_path = Path(settings.get("logs_path", default("logs_path"))).expanduser()
+    c = Configs()
+    with _quiet():
+        lab.configure({"experiments_path": str(logs_path.absolute())})
+        _create(comment=differences(settings))
+        experiment.configs(c, dict(settings))
+        c.seed.set()
+        _ = c.train_digits, c.valid_digits, c.model, c.optimizer, c.versions
+    return c
+
+
+def _create(comment: str) -> None:
+    """Create the experiment, with the commit of this project's repository where it runs from one."""
+    package = Path(__file__).parent
+    try:
+        lab.configure({"path": str(package.parent)})
+        experiment.create(name=NAME, comment=comment, writers={"file"}, python_file=__file__)
+    except Exception:
+        # A repository that git refuses to read, because it is somebody else's, say. GitPython's errors cannot be
+        # named here: without a git on the machine it cannot be imported. Any other error comes up again at once.
+        lab.configure({"path": str(package)})
+        experiment.create(name=NAME, comment=comment, writers={"file"}, python_file=__file__)
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[Path]:
+    """Record the prepared experiment for as long as the block runs. Gives the run's folder.
+
+    The log is complete when the block has ended, however it ended. Raises UserError where the run cannot be written.
+    """
+    run = experiment_singleton().run
+    try:
+        # labml keeps a folder in the user's home, and two processes that start at once can trip over it.
+        with _quiet(), FileLock(Path.home() / ".labml.lock"):
+            watcher = experiment.start()
+    except OSError as error:
+        raise UserError(f"cannot write the run {run.run_path}: {error.strerror}: {error.filename}") from error
+    try:
+        with watcher:
+            yield run.run_path
+    finally:
+        for thread in threading.enumerate():
+            if isinstance(thread, FileWriterThread):
+                thread.join()
+
+
+class TrainingMetrics:
+    """Loss and accuracy of the training batches, kept on their device until the next validation.
+
+    A number that crosses from a GPU makes the processor wait for it, so they cross together, a tenth of an epoch at
+    a time.
+    """
+
+    def __init__(self) -> None:
+        self._batches: list[tuple[int, int, Tensor, Tensor]] = []
+
+    def add(self, step: int, images: int, loss: Tensor, correct: Tensor) -> None:
+        """A batch of `images`, its mean loss and its number of correct answers, each a tensor of one number."""
+        self._batches.append((step, images, loss, correct))
+
+    def save(self) -> tuple[float, float]:
+        """Log what has been added since the last time. Returns its mean loss and its accuracy."""
+        if not self._batches:
+            return float("nan"), float("nan")
+        steps, images, losses, correct = zip(*self._batches, strict=True)
+        self._batches = []
+        loss_of_batch = torch.stack(losses).tolist()
+        for step, loss in zip(steps, loss_of_batch, strict=True):
+            tracker.save(step, {"loss.train": loss})
+        mean_loss = sum(n * loss for n, loss in zip(images, loss_of_batch, strict=True)) / sum(images)
+        accuracy = int(torch.stack(correct).sum()) / sum(images)
+        tracker.save(steps[-1], {"accuracy.train": accuracy})
+        return mean_loss, accuracy
+
+
+def save_evaluation(step: int, split: str, loss: float, accuracy: float) -> None:
+    """Log an evaluation: `split` is `valid` (a part of the test images) or `test` (all of them)."""
+    tracker.save(step, {f"loss.{split}": loss, f"accuracy.{split}": accuracy})
+
+
+def save_running_estimates(step: int, model: nn.Module) -> None:
+    """Log the running mean and variance of every batch-normalization layer, a value per channel."""
+    for name, layer in model.named_modules():
+        if isinstance(layer, _BatchNorm) and layer.running_mean is not None:
+            tracker.add({f"bn.{name}.running_mean": layer.running_mean, f"bn.{name}.running_var": layer.running_var})
+    tracker.save(step)
+
+
+def _quiet() -> contextlib.AbstractContextManager[Any]:
+    """labml reports what it does with colours and carriage returns, also into a file; the commands speak for it."""
+    return contextlib.redirect_stdout(io.StringIO())

@@ -1,0 +1,81 @@
+"""Train a network with batch normalization on MNIST.
+
+    python -m labml_bn.train                                    the defaults: 10 epochs, Adam at 0.001
+    python -m labml_bn.train configs/no_norm.yaml               another experiment, from a config file
+    python -m labml_bn.train epochs=1 optimizer.learning_rate=0.01
+    python -m labml_bn.train configs/smoke.yaml norm=torch      keys on the command line go over those of the file
+    python -m labml_bn.train --list                             every key, its type, default, options and meaning
+
+The digits are fetched into ./data on the first run. Each run is a new folder in ./logs.
+"""
+
+import argparse
+import os
+from typing import Any, NoReturn
+
+from labml_bn.errors import UsageError, run_command
+
+# torch and labml take a second or two to import: --help need not wait for them, and Ctrl-C while they load is caught
+# by `run_command`. So they are imported where they are first needed.
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} (settings are written key=value; see --help)")
+
+
+def main() -> None:
+    """The command."""
+    parser = _Parser(
+        prog="python -m labml_bn.train", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("settings", nargs="*", metavar="[CONFIG.yaml] key=value", help="a config file, and single keys")
+    parser.add_argument("--list", action="store_true", help="print every key and exit")
+    arguments = parser.parse_args()
+
+    from labml_bn import configs
+
+    if arguments.list:
+        print(_list_of_keys())
+    else:
+        _train(configs.settings(arguments.settings))
+
+
+def _train(settings: dict[str, Any]) -> None:
+    # Two runs from one seed shall agree to the last bit, on a GPU too. It costs little here, and cuBLAS reads its
+    # part of it from the environment.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    import torch
+
+    from labml_bn import tracking, training
+    from labml_bn.console import Console, duration
+
+    c = tracking.prepare(settings)
+    if c.device.type == "cuda":
+        torch.use_deterministic_algorithms(True)
+    print(f"{c.dataset}, {c.train_digits}, norm={c.norm}, on {c.device}", flush=True)
+    with tracking.recording() as path:
+        folder = os.path.relpath(path)
+        try:
+            with Console(c.epochs, len(c.train_digits), c.train_batch_size) as console:
+                test = training.train(c, console)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"the run so far is in {folder}") from None
+    print(f"Final accuracy {test.accuracy:.2%} ({test.correct} of {test.images}) in {duration(console.elapsed)}")
+    print(f"Run: {folder}")
+    print(f"Its metrics: python -m json.tool --json-lines {folder}/log.jsonl")
+
+
+def _list_of_keys() -> str:
+    from labml_bn import configs
+    from labml_bn.console import table
+
+    rows = [["key", "type", "default", "options", "meaning"]]
+    for name, key in configs.KEYS.items():
+        options = key.takes.words if isinstance(key.takes, configs.Range) else ", ".join(key.takes or ())
+        rows.append([name, key.type.__name__, configs.default(name), options, key.meaning])
+    return table(rows)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,168 @@
+"""Settings from files and the command line: what is taken, and what is refused with which words."""
+
+from pathlib import Path
+
+import pytest
+from labml.configs import BaseConfigs
+
+from labml_bn import configs
+from labml_bn.configs import KEYS, default, differences, settings
+from labml_bn.errors import UsageError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+def test_defaults_are_the_annotated_experiments() -> None:
+    assert {key: default(key) for key in KEYS} == {
+        "epochs": 10,
+        "dataset": "MNIST",
+        "norm": "batch_norm",
+        "train_batch_size": 64,
+        "valid_batch_size": 1024,
+        "inner_iterations": 10,
+        "train_samples": 60_000,
+        "valid_samples": 10_000,
+        "dtype": "float32",
+        "optimizer.optimizer": "Adam",
+        "optimizer.learning_rate": 0.001,
+        "optimizer.betas": [0.9, 0.999],
+        "optimizer.eps": 1e-8,
+        "optimizer.momentum": 0.5,
+        "seed.seed": 5,
+        "device.use_cuda": True,
+        "device.cuda_device": 0,
+        "data_path": "data",
+        "logs_path": "logs",
+    }
+
+
+def test_every_default_is_a_value_that_its_key_takes() -> None:
+    for key in KEYS:
+        assert configs._checked(key, default(key)) == default(key)
+
+
+def test_settings_lists_every_setting_that_labml_has() -> None:
+    """Only the parts that labml works out are no keys."""
+    parts = {"seed", "device", "optimizer", "train_digits", "valid_digits", "model", "versions"}
+    assert issubclass(configs.Configs, BaseConfigs)
+    assert set(configs.Configs.__annotations__) - parts == {key for key in KEYS if "." not in key}
+
+
+def test_nothing_said() -> None:
+    assert settings([]) == {}
+
+
+def test_file_and_command_line(tmp_path: Path) -> None:
+    """Nested and dotted keys mean the same, and what comes later wins."""
+    file = tmp_path / "c.yaml"
+    file.write_text("epochs: 3\noptimizer:\n  learning_rate: 1e-2\n  betas: [0, 0.5]\nseed.seed: 7\n")
+    assert settings([str(file), "epochs=4", "norm=none", "device.use_cuda=false", "data_path=a=b"]) == {
+        "epochs": 4,
+        "optimizer.learning_rate": 0.01,
+        "optimizer.betas": [0.0, 0.5],
+        "seed.seed": 7,
+        "norm": "none",
+        "device.use_cuda": False,
+        "data_path": "a=b",
+    }
+
+
+@pytest.mark.parametrize("text", ["1e-3", "0.001", "1.0e-3", ".001"])
+def test_ways_to_write_a_number(text: str) -> None:
+    assert settings([f"optimizer.learning_rate={text}"]) == {"optimizer.learning_rate": 0.001}
+
+
+@pytest.mark.parametrize("name", ["batch_norm", "no_norm", "torch_norm", "smoke", "fashion"])
+def test_the_configs_of_the_project(name: str) -> None:
+    """Each can be read, and its first line is the command that runs it."""
+    path = CONFIGS / f"{name}.yaml"
+    assert settings([str(path)])
+    assert path.read_text().startswith(f"# python -m labml_bn.train configs/{name}.yaml\n")
+
+
+def test_batch_norm_yaml_says_the_defaults() -> None:
+    assert differences(settings([str(CONFIGS / "batch_norm.yaml")])) == ""
+
+
+def test_differences() -> None:
+    said = settings(["epochs=10", "norm=none", "optimizer.learning_rate=1e-2"])
+    assert differences(said) == "norm=none optimizer.learning_rate=0.01"
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("epoch=1", "unknown key 'epoch': did you mean epochs?"),
+        ("learning_rate=1", "unknown key 'learning_rate': did you mean optimizer.learning_rate?"),
+        ("optimizer.lr=1", "unknown key 'optimizer.lr': did you mean optimizer.learning_rate?"),
+        ("seed=1", "unknown key 'seed': did you mean seed.seed?"),
+        ("=1", "unknown key ''"),
+        ("epochs=-1", "epochs must be at least 1, got -1"),
+        ("epochs=0", "epochs must be at least 1, got 0"),
+        ("epochs=1.5", "epochs must be a whole number, got 1.5"),
+        ("epochs=true", "epochs must be a whole number, got True"),
+        ("epochs=", "epochs must be a whole number, got nothing"),
+        ("epochs=many", "epochs must be a whole number, got 'many'"),
+        ("epochs=[1", "epochs must be a whole number, got '[1'"),
+        ("optimizer.learning_rate=abc", "optimizer.learning_rate must be a number, got 'abc'"),
+        ("optimizer.learning_rate=0", "optimizer.learning_rate must be greater than 0, got 0.0"),
+        ("optimizer.learning_rate=nan", "optimizer.learning_rate must be greater than 0, got nan"),
+        ("optimizer.learning_rate=inf", "optimizer.learning_rate must be greater than 0, got inf"),
+        ("optimizer.momentum=1", "optimizer.momentum must be from 0 to below 1, got 1.0"),
+        ("optimizer.betas=0.9", "optimizer.betas must be a list, got 0.9"),
+        ("optimizer.betas=[0.9]", "optimizer.betas must be two numbers from 0 to below 1, got [0.9]"),
+        ("optimizer.betas=[a, b]", "optimizer.betas must be a list of numbers, got ['a', 'b']"),
+        ("optimizer.optimizer=Noam", "optimizer.optimizer must be one of Adam, SGD, got 'Noam'"),
+        ("norm=layer", "norm must be one of batch_norm, torch, none, got 'layer'"),
+        ("norm=3", "norm must be a word, got 3"),
+        ("dataset=CIFAR10", "dataset must be one of MNIST, FashionMNIST, got 'CIFAR10'"),
+        ("train_samples=60001", "train_samples must be 1 to 60000, got 60001"),
+        ("device.use_cuda=perhaps", "device.use_cuda must be true or false, got 'perhaps'"),
+        ("train_batch_size=1", "train_batch_size=1 makes a batch of one image (of 60000)"),
+        ("train_samples=65", "train_batch_size=64 makes a batch of one image (of 65)"),
+        ("nowhere.yaml", "cannot read the config file nowhere.yaml: No such file or directory"),
+        ("epochs", "cannot read the config file epochs: No such file or directory (settings are written key=value)"),
+    ],
+)
+def test_wrong_arguments(argument: str, message: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        settings([argument])
+    assert str(raised.value).startswith(message)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_batch_of_one_is_fine_without_normalization() -> None:
+    assert settings(["train_batch_size=1", "norm=none"])
+
+
+def test_one_config_file_only() -> None:
+    with pytest.raises(UsageError, match=r"'b\.yaml' is not a setting"):
+        settings(["epochs=1", "b.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"epochs: [1\n", ", line 2: not valid YAML: "),
+        (b"a: b: c\n", ", line 1: not valid YAML: "),
+        (b"\x00", ": not valid YAML: "),
+        (b"\xff\xfe\xfa", " is not a text file"),
+        (b"- 1\n", ": expected lines of the form `key: value`"),
+        (b"epoch: 1\n", ": unknown key 'epoch': did you mean epochs?"),
+        (b"optimizer:\n  lr: 1\n", ": unknown key 'optimizer.lr'"),
+        (b"epochs: -1\n", ": epochs must be at least 1, got -1"),
+        (b"1: 2\n", ": unknown key '1'"),
+    ],
+)
+def test_wrong_files(content: bytes, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_bytes(content)
+    with pytest.raises(UsageError) as raised:
+        settings([str(file)])
+    assert str(raised.value).startswith(f"{file}{message}")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_folder_as_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot read the config file"):
+        settings([str(tmp_path)])

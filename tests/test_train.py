@@ -1,0 +1,257 @@
+"""`python -m labml_bn.train`, run as a user runs it: in a process of its own, in an empty folder."""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import Run, metrics, runs
+
+SMOKE = ["epochs=2", "train_samples=2000", "valid_samples=1000", "inner_iterations=4", "device.use_cuda=false"]
+
+
+def digits(data_path: Path) -> str:
+    return f"data_path={data_path}"
+
+
+def test_a_run(train: Run, work: Path, data_path: Path) -> None:
+    """What is printed into a pipe, what is logged, and that both say the same."""
+    done = train(*SMOKE, "norm=batch_norm", "seed.seed=3", digits(data_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\r" not in done.stdout
+    assert "\x1b" not in done.stdout
+    lines = done.stdout.splitlines()
+    number = r"\d+\.\d+"
+    validation = rf"train loss {number} accuracy {number}%, valid loss {number} accuracy {number}%, [\d,]+ images/s"
+    assert sum(re.fullmatch(rf"epoch [12]/2 step \d+/32: {validation}", line) is not None for line in lines) == 8
+    assert (
+        sum(
+            re.fullmatch(rf"epoch [12]/2: test loss {number} accuracy {number}%, {number} s", line) is not None
+            for line in lines
+        )
+        == 2
+    )
+
+    (run,) = runs(work)
+    assert f"Run: logs/labml_bn/{run.name}" in lines
+    logged = metrics(run)
+    assert [step for step, _ in logged["loss.train"]] == [
+        epoch * 2000 + min(64 * step, 2000) for epoch in range(2) for step in range(1, 33)
+    ]
+    validations = [epoch * 2000 + seen for epoch in range(2) for seen in (512, 1024, 1536, 2000)]
+    for name in ("accuracy.train", "loss.valid", "accuracy.valid"):
+        assert [step for step, _ in logged[name]] == validations
+    for layer, channels in (("norm1", 20), ("norm2", 50), ("norm3", 500)):
+        for estimate in ("running_mean", "running_var"):
+            points = logged.pop(f"bn.{layer}.{estimate}")
+            assert [(step, len(values)) for step, values in points] == [(step, channels) for step in validations]
+    assert set(logged) == {f"{what}.{split}" for what in ("loss", "accuracy") for split in ("train", "valid", "test")}
+    (correct,) = re.search(r"Final accuracy .* \((\d+) of 1000\)", done.stdout).groups()  # type: ignore[union-attr]
+    assert logged["accuracy.test"][-1] == (4000, [int(correct) / 1000])
+    assert int(correct) > 800
+
+    configs = yaml.safe_load((run / "configs.yaml").read_text())
+    assert configs["epochs"]["value"] == 2
+    assert configs["optimizer.learning_rate"]["computed"] == 0.001
+    assert configs["versions"]["computed"].startswith("labml_bn ")
+    assert yaml.safe_load((run / "run.yaml").read_text())["comment"].startswith("epochs=2 train_samples=2000")
+    (end,) = (run / "run_log.jsonl").read_text().splitlines()
+    assert json.loads(end)["status"] == "completed"
+
+
+def test_the_command_it_names_shows_the_metrics(train: Run, work: Path, data_path: Path) -> None:
+    done = train(*SMOKE, digits(data_path))
+    command = done.stdout.splitlines()[-1].split(": python ")[1].split()
+    shown = subprocess.run([sys.executable, *command], cwd=work, capture_output=True, text=True, check=True)
+    assert "loss.train" in shown.stdout
+
+
+@pytest.mark.parametrize("norm", ["torch", "none"])
+def test_the_other_norms(train: Run, work: Path, data_path: Path, norm: str) -> None:
+    done = train(*SMOKE, f"norm={norm}", digits(data_path))
+    assert (done.returncode, done.stderr) == (0, "")
+    logged = metrics(runs(work)[0])
+    assert ("bn.norm1.running_mean" in logged) == (norm == "torch")
+
+
+def test_same_seed_same_numbers(train: Run, work: Path, data_path: Path) -> None:
+    """Two runs agree to the last bit, in every metric; another seed gives another run."""
+    for seed in (3, 3, 4):
+        train(*SMOKE, f"seed.seed={seed}", digits(data_path))
+    first, again, other = (metrics(run) for run in runs(work))
+    assert first == again
+    assert first["loss.train"] != other["loss.train"]
+
+
+@pytest.mark.parametrize(("dtype", "steps", "tolerance"), [("float32", 10, 1e-5), ("float64", 100, 1e-6)])
+def test_our_layer_trains_as_pytorchs(
+    train: Run, work: Path, data_path: Path, dtype: str, steps: int, tolerance: float
+) -> None:
+    """From one seed both give the same losses, until rounding has grown."""
+    for norm in ("batch_norm", "torch"):
+        done = train(
+            "epochs=1", "train_samples=6400", "valid_samples=100", f"norm={norm}", f"dtype={dtype}", digits(data_path)
+        )
+        assert done.returncode == 0, done.stderr
+    ours, theirs = ([values[0] for _, values in metrics(run)["loss.train"][:steps]] for run in runs(work))
+    assert len(ours) == steps
+    assert ours == pytest.approx(theirs, rel=tolerance)
+
+
+@pytest.mark.slow
+def test_one_epoch_reaches_98_5_percent(train: Run, work: Path, data_path: Path) -> None:
+    """On all the real digits, with the defaults."""
+    done = train("epochs=1", digits(data_path))
+    assert done.returncode == 0, done.stderr
+    (run,) = runs(work)
+    ((step, (accuracy,)),) = metrics(run)["accuracy.test"]
+    assert step == 60_000
+    assert accuracy >= 0.985
+    assert "of 10000" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["epoch=1"], "error: unknown key 'epoch': did you mean epochs?"),
+        (["epochs=-1"], "error: epochs must be at least 1, got -1"),
+        (["optimizer.learning_rate=abc"], "error: optimizer.learning_rate must be a number, got 'abc'"),
+        (["missing.yaml"], "error: cannot read the config file missing.yaml: No such file or directory"),
+        (["--epochs", "3"], "error: unrecognized arguments: --epochs"),
+    ],
+)
+def test_wrong_use(train: Run, work: Path, arguments: list[str], message: str) -> None:
+    """One line, status 2, and nothing was downloaded or written."""
+    done = train(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith(message)
+    assert done.stderr.count("\n") == 1
+    assert list(work.iterdir()) == []
+
+
+def test_without_any_source_nothing_is_left(train: Run, work: Path, environment: dict[str, str]) -> None:
+    environment |= {
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": "",
+        "http_proxy": "http://127.0.0.1:9",
+        "https_proxy": "http://127.0.0.1:9",
+    }
+    done = train("epochs=1")
+    assert done.returncode == 1
+    error = done.stderr.splitlines()[-1]
+    assert error.startswith("error: could not get MNIST (")
+    assert "by hand" in error
+    assert "Traceback" not in done.stderr
+    assert not (work / "logs").exists()
+
+
+@pytest.mark.parametrize("place", ["logs", "home"])
+def test_nowhere_to_write(train: Run, work: Path, data_path: Path, environment: dict[str, str], place: str) -> None:
+    if place == "logs":
+        (work / "logs").write_text("a file where the folder should be")
+    else:
+        environment["HOME"] = str(work / "missing" / "home")
+        (work / "missing").write_text("")
+    done = train(*SMOKE, digits(data_path))
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: cannot write")
+    assert done.stderr.count("\n") == 1
+
+
+def test_help_and_list(train: Run, work: Path) -> None:
+    helped = train("--help")
+    assert helped.returncode == 0
+    assert "key=value" in helped.stdout
+    listed = train("--list")
+    assert listed.returncode == 0
+    rows = [line.split() for line in listed.stdout.splitlines()]
+    assert rows[1][:6] == ["epochs", "int", "10", "at", "least", "1"]
+    assert any(row[:3] == ["optimizer.learning_rate", "float", "0.001"] for row in rows)
+    assert list(work.iterdir()) == []
+
+
+def start(work: Path, environment: dict[str, str], *arguments: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "labml_bn.train", *arguments]
+    return subprocess.Popen(
+        command, cwd=work, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+
+
+def test_ctrl_c(work: Path, environment: dict[str, str], data_path: Path) -> None:
+    """Status 130, one line, and a log that is whole up to the last batch."""
+    process = start(work, environment, "epochs=50", "train_samples=2000", "valid_samples=100", digits(data_path))
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch 1/50 step"):
+            break
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    (run,) = runs(work)
+    assert error == f"interrupted: the run so far is in logs/labml_bn/{run.name}\n"
+    assert json.loads((run / "run_log.jsonl").read_text())["status"] == "interrupted"
+    steps = [step for step, _ in metrics(run)["loss.train"]]
+    expected = [epoch * 2000 + min(64 * step, 2000) for epoch in range(50) for step in range(1, 33)]
+    assert len(steps) >= 3
+    assert steps == expected[: len(steps)]
+
+
+@pytest.mark.parametrize("seconds", [0.05, 0.5, 1.5])
+def test_ctrl_c_while_starting(work: Path, environment: dict[str, str], data_path: Path, seconds: float) -> None:
+    """No traceback, whatever is being imported or read just then."""
+    process = start(work, environment, "epochs=50", digits(data_path))
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode in (
+        {130, -signal.SIGINT} if seconds < 0.1 else {130}
+    )  # before Python is up, it just ends
+    assert seconds < 0.1 or error.startswith("interrupted")
+
+
+def test_reader_goes_away(work: Path, environment: dict[str, str], data_path: Path) -> None:
+    """As with `| head -1`: no traceback, and a log that is whole."""
+    process = start(work, environment, *SMOKE, digits(data_path))
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.stdout.close()
+    process.stdout = None
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (1, "")
+    assert metrics(runs(work)[0])["loss.train"]
+
+
+def test_on_a_terminal(work: Path, environment: dict[str, str], data_path: Path) -> None:
+    """A live line with progress, speed and time left, and a line an epoch that stays."""
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
+    command = [sys.executable, "-m", "labml_bn.train", *SMOKE, digits(data_path)]
+    process = subprocess.Popen(command, cwd=work, env=environment, stdin=its, stdout=its, stderr=its)
+    os.close(its)
+    output = b""
+    while True:
+        try:
+            chunk = os.read(ours, 65536)
+        except OSError:  # the other side was closed
+            break
+        if not chunk:
+            break
+        output += chunk
+    os.close(ours)
+    assert process.wait() == 0
+    text = output.decode()
+    assert re.search(r"\repoch 2/2: +\d+%\|.*\[\d\d:\d\d<\d\d:\d\d, .* images/s, loss .*accuracy", text)
+    assert re.search(r"epoch 1/2: test loss \d+\.\d+ accuracy \d+\.\d+%", text)
+    assert "valid loss" not in text
