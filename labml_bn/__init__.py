@@ -8,10 +8,10 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from labml_bn.norm import BatchNorm as BatchNorm
+    from labml_bn.norm import BatchNorm, convert_batch_norm, estimate_population, fold, restore_batch_norm
 
 __version__ = "0.1.0"
-__all__ = ["BatchNorm"]
+__all__ = ["BatchNorm", "convert_batch_norm", "estimate_population", "fold", "restore_batch_norm"]
 
 
 def __getattr__(name: str) -> Any:

@@ -208,17 +208,20 @@ def test_ctrl_c(work: Path, environment: dict[str, str], data_path: Path) -> Non
     assert steps == expected[: len(steps)]
 
 
-@pytest.mark.parametrize("seconds", [0.05, 0.5, 1.5])
+@pytest.mark.parametrize("seconds", [0.3, 1.0, 2.0])
 def test_ctrl_c_while_starting(work: Path, environment: dict[str, str], data_path: Path, seconds: float) -> None:
     """No traceback, whatever is being imported or read just then."""
     process = start(work, environment, "epochs=50", digits(data_path))
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode in (
-        {130, -signal.SIGINT} if seconds < 0.1 else {130}
-    )  # before Python is up, it just ends
-    assert seconds < 0.1 or error.startswith("interrupted")
+    try:
+        _, error = process.communicate(timeout=20)
+    except subprocess.TimeoutExpired:  # Python swallows an interrupt that falls into a callback: press again
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.startswith("interrupted")
+    assert error.count("\n") == 1
 
 
 def test_reader_goes_away(work: Path, environment: dict[str, str], data_path: Path) -> None:

@@ -25,11 +25,16 @@ The equations are computed in `labml_bn.norm.kernels.reference`, and the gradien
 `labml_bn.norm.functional`.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from labml_bn.norm.functional import batch_norm, normalize_by
+
+#: The names that labml's annotated implementation has for the state.
+ANNOTATED_NAMES = {"scale": "weight", "shift": "bias", "exp_mean": "running_mean", "exp_var": "running_var"}
 
 
 class BatchNorm(_BatchNorm):
@@ -42,7 +47,7 @@ class BatchNorm(_BatchNorm):
 
     Arguments:
         num_features: the number of channels, at least 1
-        eps: $\epsilon$, added to the variance; greater than 0
+        eps: $\epsilon$, added to the variance; positive
         momentum: the weight of the newest mini-batch in the running estimates, in [0, 1]; None takes the plain average
             over all mini-batches so far
         affine: whether to learn $\gamma$ (`weight`) and $\beta$ (`bias`)
@@ -55,7 +60,7 @@ class BatchNorm(_BatchNorm):
     State: `weight`, `bias` (parameters), `running_mean`, `running_var` (buffers), each [channels], and
     `num_batches_tracked`, a count.
 
-    Raises ValueError for fewer than one channel, `eps` not above 0, `momentum` outside [0, 1]; in the forward pass for
+    Raises ValueError for fewer than one channel, `eps` not positive, `momentum` outside [0, 1]; in the forward pass for
     fewer than two dimensions, another number of channels, and one value per channel where the batch's statistics are
     used (its variance would be 0, and all of the input would be lost). Raises TypeError for an input that is not of a
     floating dtype. An empty batch gives an empty output and leaves the estimates as they are.
@@ -74,12 +79,7 @@ class BatchNorm(_BatchNorm):
         bias: bool = True,
         unbiased: bool = True,
     ) -> None:
-        if num_features < 1:
-            raise ValueError(f"num_features must be at least 1, got {num_features}")
-        if not eps > 0:
-            raise ValueError(f"eps must be greater than 0, got {eps}")
-        if momentum is not None and not 0 <= momentum <= 1:
-            raise ValueError(f"momentum must be in [0, 1] or None, got {momentum}")
+        check_arguments(num_features, eps, momentum)
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
         if not bias:
             self.register_parameter("bias", None)
@@ -114,11 +114,13 @@ class BatchNorm(_BatchNorm):
         if self.unbiased:
             var = var * (m / (m - 1))
         for running, batch in ((self.running_mean, mean), (self.running_var, var)):
-            batch = batch.to(running.dtype)
+            momentum: float | Tensor
             if self.momentum is not None:
-                running.lerp_(batch, self.momentum)
-            elif self.num_batches_tracked is not None:
-                running.lerp_(batch, 1 / self.num_batches_tracked.to(running.dtype))
+                momentum = self.momentum
+            else:
+                assert self.num_batches_tracked is not None
+                momentum = 1 / self.num_batches_tracked.to(batch.dtype)
+            running.copy_((1 - momentum) * running + momentum * batch)
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
@@ -130,7 +132,24 @@ class BatchNorm(_BatchNorm):
         if not input.is_floating_point():
             raise TypeError(f"expected an input of a floating dtype, got {input.dtype}")
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        """Take also a state that was saved by the layer of labml's annotated implementation, under its own names."""
+        for theirs, ours in ANNOTATED_NAMES.items():
+            if prefix + theirs in state_dict:
+                state_dict[prefix + ours] = state_dict.pop(prefix + theirs)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
     def extra_repr(self) -> str:
         """The arguments, for the layer's line in a printed network."""
         arguments: str = super().extra_repr()  # type: ignore[no-untyped-call]
         return arguments if self.unbiased else f"{arguments}, unbiased=False"
+
+
+def check_arguments(num_features: int, eps: float, momentum: float | None) -> None:
+    """Raise ValueError, saying what is wrong, where a layer cannot have these arguments."""
+    if num_features < 1:
+        raise ValueError(f"num_features must be at least 1, got {num_features}")
+    if not eps > 0:
+        raise ValueError(f"eps must be positive, got {eps}")
+    if momentum is not None and not 0 <= momentum <= 1:
+        raise ValueError(f"momentum must be in [0, 1] or None, got {momentum}")

@@ -276,9 +276,9 @@ def test_state_dict_both_ways(dims: int) -> None:
     ("arguments", "message"),
     [
         ({"num_features": 0}, "num_features must be at least 1, got 0"),
-        ({"num_features": 3, "eps": 0}, "eps must be greater than 0, got 0"),
-        ({"num_features": 3, "eps": -1e-5}, "eps must be greater than 0"),
-        ({"num_features": 3, "eps": float("nan")}, "eps must be greater than 0"),
+        ({"num_features": 3, "eps": 0}, "eps must be positive, got 0"),
+        ({"num_features": 3, "eps": -1e-5}, "eps must be positive"),
+        ({"num_features": 3, "eps": float("nan")}, "eps must be positive"),
         ({"num_features": 3, "momentum": 1.1}, "momentum must be in"),
         ({"num_features": 3, "momentum": -0.1}, "momentum must be in"),
     ],

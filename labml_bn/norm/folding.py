@@ -1,0 +1,142 @@
+r"""Folding a normalization into the layer before it.
+
+In evaluation the mean and variance are constants, and the layer is an affine map of each channel (Algorithm 2,
+step 11):
+
+$$y = a x + (\beta - a \mu) \qquad \text{with} \qquad a = \frac{\gamma}{\sqrt{\sigma^2 + \epsilon}}$$
+
+Where x itself is the output of a convolution or a linear layer, $x = W u + b$, the two maps are one:
+
+$$y = (a W) u + (a (b - \mu) + \beta)$$
+
+So a network can be deployed without its normalizations, and computes the same.
+"""
+
+import copy
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvTransposeNd
+
+from labml_bn.norm.batch_norm import BatchNorm
+
+# Exactly these classes: a subclass may compute something else.
+_NORMALIZATIONS = (BatchNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+class _Tracer(fx.Tracer):
+    """Goes through a network down to its layers, a normalization of this project being one of them."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, _BatchNorm) or super().is_leaf_module(m, module_qualified_name)
+
+
+def fold(model: nn.Module) -> fx.GraphModule:
+    """An equivalent of `model` in evaluation, without the batch normalizations after a convolution or linear layer.
+
+    It works for this project's layers and PyTorch's, after `Conv1d`, `2d`, `3d`, their transposed ones and `Linear`.
+    What follows what is found by tracing the network, not by names. A normalization stays where it stands after
+    something else, or where the output of the layer before it is used elsewhere too, or where one of the two is used
+    more than once or has hooks. `model` is left as it is; the result has its own weights, in the original's dtypes.
+
+    A normalization of [batch, length, channels] after a linear layer acts on the length and cannot be folded. Where
+    the sizes do not tell the two apart, the folded network refuses such an input when it gets it.
+
+    Raises ValueError where a batch normalization is in training mode (call `model.eval()` first) or has no running
+    estimates, and where the network cannot be traced.
+    """
+    for name, layer in model.named_modules():
+        if isinstance(layer, _BatchNorm):
+            if layer.training:
+                raise ValueError(f"cannot fold: layer {name!r} is in training mode; call model.eval() first")
+            if layer.running_mean is None or layer.running_var is None:
+                raise ValueError(
+                    f"cannot fold: layer {name!r} has no running estimates, so its output depends on the batch"
+                )
+    model = copy.deepcopy(model)
+    try:
+        graph = _Tracer().trace(model)
+    except Exception as error:  # whatever the network's own code raises when it meets a stand-in for its input
+        raise ValueError(f"cannot fold: the network cannot be traced by torch.fx: {error}") from error
+    network = fx.GraphModule(model, graph)
+    modules = dict(network.named_modules())
+    calls = [node.target for node in graph.nodes if node.op == "call_module"]
+    for node in list(graph.nodes):
+        previous: Any = node.args[0] if node.args else None
+        layer, before = _module(modules, node), _module(modules, previous)
+        if (
+            isinstance(layer, _BatchNorm)
+            and before is not None
+            and type(layer) in _NORMALIZATIONS
+            and type(before) in (*_CONVOLUTIONS, nn.Linear)
+            and not _is_hooked(layer)
+            and not _is_hooked(before)
+            and _channels(before) == layer.num_features
+            and len(previous.users) == 1
+            and calls.count(node.target) == calls.count(previous.target) == 1
+        ):
+            _fold_into(before, layer)
+            if isinstance(before, nn.Linear):
+                _expect_two_dimensions(graph, previous)
+            node.replace_all_uses_with(previous)
+            graph.erase_node(node)
+    network.delete_all_unused_submodules()
+    network.recompile()
+    return network
+
+
+def _module(modules: dict[str, nn.Module], node: Any) -> nn.Module | None:
+    is_call = isinstance(node, fx.Node) and node.op == "call_module"
+    return modules[str(node.target)] if is_call else None
+
+
+def _is_hooked(layer: nn.Module) -> bool:
+    """Whether something else acts when the layer is called: a hook, which is also how `weight_norm` works."""
+    return bool(layer._forward_hooks or layer._forward_pre_hooks)
+
+
+def _channels(layer: nn.Module) -> int:
+    return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def _fold_into(before: nn.Module, layer: _BatchNorm) -> None:
+    """Give `before` the weight a·W and the bias a·(b − μ) + β, computed in float64."""
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    assert isinstance(before.weight, Tensor)
+    dtype = before.weight.dtype
+    a = torch.rsqrt(layer.running_var.double() + layer.eps)
+    if layer.weight is not None:
+        a = a * layer.weight.double()
+    bias = -layer.running_mean.double()
+    if isinstance(before.bias, Tensor):
+        bias = bias + before.bias.double()
+    bias = a * bias
+    if layer.bias is not None:
+        bias = bias + layer.bias.double()
+
+    weight = before.weight.double()
+    if isinstance(before, _ConvTransposeNd):
+        # [in, out / groups, *]: each group of inputs makes a group of outputs of its own.
+        grouped = weight.unflatten(0, (before.groups, -1))
+        weight = (grouped * a.view(before.groups, 1, -1, *[1] * (weight.dim() - 2))).flatten(0, 1)
+    else:
+        weight = weight * a.view(-1, *[1] * (weight.dim() - 1))
+    before.weight = nn.Parameter(weight.to(dtype), requires_grad=before.weight.requires_grad)
+    before.bias = nn.Parameter(bias.to(dtype), requires_grad=before.weight.requires_grad)
+
+
+def _expect_two_dimensions(graph: fx.Graph, output: fx.Node) -> None:
+    """Let the network check that the linear layer's output is [batch, channels]."""
+    message = "folded into a linear layer, a batch normalization takes [batch, channels] only"
+    with graph.inserting_after(output):
+        dimensions = graph.call_method("dim", (output,))
+    with graph.inserting_after(dimensions):
+        is_two = graph.call_function(operator.eq, (dimensions, 2))
+    with graph.inserting_after(is_two):
+        graph.call_function(torch._assert, (is_two, message))

@@ -1,0 +1,130 @@
+"""Our layer in the place of PyTorch's and back, and states from other implementations."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from labml_bn import BatchNorm, convert_batch_norm, restore_batch_norm
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, bias=False),
+        nn.BatchNorm2d(4, eps=1e-3, momentum=None),
+        nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4, affine=False, momentum=0.3)),
+        nn.Flatten(),
+        nn.Linear(36, 5),
+        nn.BatchNorm1d(5, track_running_stats=False),
+    )
+
+
+def kinds(model: nn.Module) -> list[type]:
+    return [type(module) for module in model.modules() if "BatchNorm" in type(module).__name__]
+
+
+def test_there_and_back() -> None:
+    """Values, modes, dtypes, parameters and hooks stay; the classes change, and change back."""
+    model = network().double()
+    model[1].eval()
+    model(torch.randn(3, 1, 5, 5, dtype=torch.float64))
+    called: list[str] = []
+    model[1].register_forward_hook(lambda *_: called.append("hook"))
+    original = copy.deepcopy(model)
+    parameters, before = list(model.parameters()), kinds(model)
+
+    assert convert_batch_norm(model) is model
+    assert kinds(model) == [BatchNorm] * 3
+    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
+    assert [m.training for m in model.modules()] == [m.training for m in original.modules()]
+    x = torch.randn(3, 1, 5, 5, dtype=torch.float64)
+    for training in (None, True, False):
+        if training is not None:
+            model.train(training)
+            original.train(training)
+        torch.testing.assert_close(model(x), original(x))
+        torch.testing.assert_close(dict(model.state_dict()), dict(original.state_dict()))
+    assert called
+
+    assert restore_batch_norm(model) is model
+    assert kinds(model) == before
+    assert vars(model[1]).keys() == vars(original[1]).keys()
+    torch.testing.assert_close(model.train()(x), original.train()(x))
+
+
+def test_a_shared_layer_stays_shared() -> None:
+    layer: nn.Module = nn.BatchNorm1d(3)
+    model = convert_batch_norm(nn.ModuleList([layer, nn.Sequential(layer)]))
+    assert model[0] is layer
+    assert type(layer) is BatchNorm
+
+
+def test_the_network_itself_may_be_the_layer() -> None:
+    layer: nn.Module = nn.BatchNorm3d(3)
+    assert type(convert_batch_norm(layer)) is BatchNorm
+
+
+def test_subclasses_and_others_stay() -> None:
+    class Mine(nn.BatchNorm2d):
+        pass
+
+    model = nn.ModuleList([Mine(3), nn.SyncBatchNorm(3), nn.InstanceNorm2d(3), nn.LazyBatchNorm1d()])
+    before = [type(module) for module in model]
+    assert [type(module) for module in convert_batch_norm(model)] == before
+
+
+def test_wrong_layers_are_named_and_nothing_changes() -> None:
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3, momentum=2.0))
+    with pytest.raises(ValueError, match=r"layer '1': momentum must be in"):
+        convert_batch_norm(model)
+    assert kinds(model) == [nn.BatchNorm1d] * 2
+
+
+def test_layers_of_our_own_need_an_example() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), BatchNorm(4), nn.Flatten(), BatchNorm(36))
+    model[1].eval()
+    modes = [module.training for module in model.modules()]
+    with pytest.raises(ValueError, match=r"layer '1': give restore_batch_norm an example"):
+        restore_batch_norm(model)
+    assert kinds(model) == [BatchNorm] * 2
+    before = copy.deepcopy(model.state_dict())
+    restore_batch_norm(model, torch.randn(1, 1, 5, 5))
+    assert kinds(model) == [nn.BatchNorm2d, nn.BatchNorm1d]
+    assert [module.training for module in model.modules()] == modes
+    torch.testing.assert_close(dict(model.state_dict()), dict(before))
+
+
+def test_what_pytorch_cannot_do_is_refused() -> None:
+    model = nn.Sequential(BatchNorm(3, unbiased=False))
+    with pytest.raises(ValueError, match="unbiased=False"):
+        restore_batch_norm(model, torch.randn(2, 3))
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_the_annotated_implementations_state(affine: bool) -> None:
+    """A state under its names, plain or in a network with metadata as `state_dict()` makes it."""
+    theirs: dict[str, Tensor] = {"exp_mean": torch.randn(3), "exp_var": torch.rand(3)}
+    if affine:
+        theirs |= {"scale": torch.randn(3), "shift": torch.randn(3)}
+    names = {"exp_mean": "running_mean", "exp_var": "running_var", "scale": "weight", "shift": "bias"}
+
+    class Annotated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for name, value in theirs.items():
+                if name.startswith("exp"):
+                    self.register_buffer(name, value)
+                else:
+                    self.register_parameter(name, nn.Parameter(value))
+
+    network = nn.Sequential(nn.Linear(3, 3), Annotated())
+    ours: Any = nn.Sequential(nn.Linear(3, 3), BatchNorm(3, affine=affine))
+    ours.load_state_dict(network.state_dict())
+    for name, value in theirs.items():
+        torch.testing.assert_close(getattr(ours[1], names[name]).detach(), value)
+    layer = BatchNorm(3, affine=affine)
+    layer.load_state_dict(dict(theirs))
+    torch.testing.assert_close(layer.running_var, theirs["exp_var"])

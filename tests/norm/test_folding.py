@@ -1,0 +1,171 @@
+"""Folded networks against the originals and against PyTorch's own folding."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from labml_bn import BatchNorm, fold
+from labml_bn.models import NORMS, ConvNet
+
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+THEIRS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+
+
+def stirred(model: nn.Module) -> Any:
+    """The network in evaluation, with random parameters and estimates in the normalizations."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            for tensor in (module.weight, module.bias, module.running_mean):
+                if tensor is not None:
+                    nn.init.normal_(tensor)
+            if module.running_var is not None:
+                nn.init.uniform_(module.running_var, 0.1, 3)
+    return model.eval()
+
+
+def norms(model: nn.Module) -> int:
+    return sum(isinstance(module, _BatchNorm) for module in model.modules())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    dims=st.integers(1, 3),
+    transposed=st.booleans(),
+    groups=st.sampled_from([1, 2]),
+    bias=st.booleans(),
+    affine=st.booleans(),
+    ours=st.booleans(),
+    stride=st.integers(1, 2),
+    padding=st.integers(0, 1),
+)
+def test_convolutions(
+    dims: int, transposed: bool, groups: int, bias: bool, affine: bool, ours: bool, stride: int, padding: int
+) -> None:
+    """Any convolution and normalization: the same outputs, and the same weights as PyTorch's folding."""
+    torch.manual_seed(0)
+    make = (TRANSPOSED if transposed else CONVOLUTIONS)[dims]
+    convolution = make(4, 6, 3, stride=stride, padding=padding, groups=groups, bias=bias)
+    norm: Any = (BatchNorm if ours else THEIRS[dims])(6, affine=affine)
+    model = stirred(nn.Sequential(convolution, norm, nn.ReLU())).double()
+    folded = fold(model)
+    assert norms(folded) == 0
+    x = torch.randn(2, 4, *[7] * dims, dtype=torch.float64)
+    torch.testing.assert_close(folded(x), model(x))
+    if not (transposed and groups > 1):  # PyTorch's does not take these
+        theirs = fuse_conv_bn_eval(model[0], norm, transpose=transposed)
+        torch.testing.assert_close(dict(folded.get_submodule("0").state_dict()), dict(theirs.state_dict()))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear(bias: bool) -> None:
+    torch.manual_seed(0)
+    model = stirred(nn.Sequential(nn.Linear(5, 4, bias=bias), BatchNorm(4)))
+    folded = fold(model)
+    x = torch.randn(3, 5)
+    torch.testing.assert_close(folded(x), model(x), rtol=1e-5, atol=1e-5)
+    if bias:
+        theirs = fuse_linear_bn_eval(model[0], model[1])
+        torch.testing.assert_close(dict(folded.get_submodule("0").state_dict()), dict(theirs.state_dict()))
+
+
+def test_linear_of_sequences() -> None:
+    """After a linear layer, [batch, length, channels] is normalized along the length: that cannot be folded."""
+    model = stirred(nn.Sequential(nn.Linear(5, 4), BatchNorm(7)))
+    folded = fold(model)
+    assert norms(folded) == 1
+    x = torch.randn(3, 7, 5)
+    torch.testing.assert_close(folded(x), model(x))
+    ambiguous = fold(stirred(nn.Sequential(nn.Linear(5, 4), BatchNorm(4))))
+    with pytest.raises(AssertionError, match=r"\[batch, channels\] only"):
+        ambiguous(torch.randn(3, 4, 5))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_the_network(norm: str) -> None:
+    torch.manual_seed(0)
+    model = stirred(ConvNet(norm))
+    before = copy.deepcopy(model.state_dict())
+    folded = fold(model)
+    assert norms(folded) == 0
+    assert not folded.training
+    x = torch.randn(8, 1, 28, 28)
+    torch.testing.assert_close(folded(x), model(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(dict(model.state_dict()), dict(before), rtol=0, atol=0)
+    assert norms(model) == (0 if norm == "none" else 3)
+
+
+class Branches(nn.Module):
+    """What must not be folded, under names that say nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.z = BatchNorm(4)
+        self.a = nn.Conv1d(2, 4, 1)
+        self.b = nn.Conv1d(4, 4, 1)
+        self.c = BatchNorm(4)
+        self.d = BatchNorm(4)
+        self.e = BatchNorm(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.e(x)  # nothing before it
+        x = self.a(x)
+        x = self.z(x) + x  # the convolution's output is used twice
+        x = self.b(self.b(x))  # a convolution that is called twice
+        x = self.c(x)
+        y: Tensor = self.d(torch.relu(x))  # not straight after a convolution
+        return y
+
+
+def test_what_cannot_be_folded_stays() -> None:
+    torch.manual_seed(0)
+    model = stirred(Branches())
+    folded = fold(model)
+    assert norms(folded) == 4
+    x = torch.randn(3, 2, 5)
+    torch.testing.assert_close(folded(x), model(x))
+
+
+def test_weight_norm_and_subclasses_stay() -> None:
+    class Scaled(nn.Conv1d):
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input).relu()
+
+    for convolution in (torch.nn.utils.parametrizations.weight_norm(nn.Conv1d(2, 4, 1)), Scaled(2, 4, 1)):
+        model = stirred(nn.Sequential(convolution, BatchNorm(4)))
+        folded = fold(model)
+        x = torch.randn(3, 2, 5)
+        torch.testing.assert_close(folded(x), model(x))
+
+
+def test_dtypes_stay() -> None:
+    model = stirred(nn.Sequential(nn.Linear(5, 4), BatchNorm(4))).bfloat16()
+    assert {parameter.dtype for parameter in fold(model).parameters()} == {torch.bfloat16}
+
+
+def test_training_mode_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"layer '1' is in training mode; call model.eval\(\) first"):
+        fold(nn.Sequential(nn.Linear(5, 4), BatchNorm(4)))
+
+
+@pytest.mark.parametrize("layer", [BatchNorm, nn.BatchNorm1d])
+def test_no_running_estimates_is_refused(layer: Any) -> None:
+    model = nn.Sequential(nn.Linear(5, 4), layer(4, track_running_stats=False)).eval()
+    with pytest.raises(ValueError, match="layer '1' has no running estimates"):
+        fold(model)
+
+
+def test_what_cannot_be_traced_is_refused() -> None:
+    class Choosing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(ValueError, match=r"cannot be traced by torch\.fx"):
+        fold(Choosing().eval())

@@ -1,0 +1,219 @@
+"""Population statistics against NumPy in float64 over all of the data at once."""
+
+import copy
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from labml_bn import BatchNorm, estimate_population
+
+Array = npt.NDArray[np.float64]
+
+
+def network(layer: Any = BatchNorm, **options: Any) -> Any:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(4, 5), layer(5, **options), nn.ReLU(), nn.Linear(5, 3), layer(3, **options), nn.Dropout()
+    ).double()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter)
+    return model
+
+
+def data(n: int = 100) -> Tensor:
+    return torch.randn(n, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 3 + 2
+
+
+def numpy_reference(model: Any, x: Tensor, *, unbiased: bool = True) -> list[tuple[Array, Array]]:
+    """Mean and variance at both layers, the first normalizing by its own for the second. In NumPy alone."""
+    w = {name: value.detach().numpy() for name, value in model.state_dict().items()}
+    found = []
+    h = x.numpy()
+    for linear, norm in (("0", "1"), ("3", "4")):
+        h = h @ w[f"{linear}.weight"].T + w[f"{linear}.bias"]
+        mean, var = h.mean(axis=0), h.var(axis=0, ddof=int(unbiased))
+        found.append((mean, var))
+        h = (h - mean) / np.sqrt(var + 1e-5) * w[f"{norm}.weight"] + w[f"{norm}.bias"]
+        h = np.maximum(h, 0)
+    return found
+
+
+def estimates(model: Any) -> list[tuple[Array, Array]]:
+    return [(model[i].running_mean.numpy(), model[i].running_var.numpy()) for i in (1, 4)]
+
+
+@pytest.mark.parametrize("layer", [BatchNorm, nn.BatchNorm1d])
+@pytest.mark.parametrize("sizes", [[100], [64, 36], [1] * 100, [99, 1], [7, 31, 2, 60], [50, 0, 50]], ids=str)
+def test_whole_however_it_is_cut(sizes: list[int], layer: type[nn.Module]) -> None:
+    """Exact to the rounding of float64, uneven batches included."""
+    model = network(layer)
+    estimate_population(model, data().split(sizes))
+    np.testing.assert_allclose(np.hstack(estimates(model)), np.hstack(numpy_reference(model, data())), rtol=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    cuts=st.lists(st.integers(0, 60), max_size=6),
+    mean=st.sampled_from([0.0, 1.0, -1e4, 1e6]),
+    shape=st.sampled_from([(), (3,), (2, 3), (2, 2, 2)]),
+)
+def test_whole_far_from_zero(cuts: list[int], mean: float, shape: tuple[int, ...]) -> None:
+    """Sound at large means, where E[x²] − E[x]² is not; any split, any number of trailing dimensions."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 3, *shape)) + mean
+    layer = BatchNorm(3, dtype=torch.float64)
+    bounds = sorted({0, *cuts, 60})
+    estimate_population(layer, [torch.from_numpy(x[a:b]) for a, b in itertools.pairwise(bounds)])
+    axes = (0, *range(2, x.ndim))
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    np.testing.assert_allclose(
+        layer.running_mean.numpy(), x.mean(axis=axes), rtol=1e-12, atol=1e-15 * abs(mean) + 1e-12
+    )
+    np.testing.assert_allclose(layer.running_var.numpy(), x.var(axis=axes, ddof=1), rtol=1e-9)
+
+
+def test_biased() -> None:
+    model = network(unbiased=False)
+    estimate_population(model, data().split(30))
+    np.testing.assert_allclose(
+        np.hstack(estimates(model)), np.hstack(numpy_reference(model, data(), unbiased=False)), rtol=1e-12
+    )
+
+
+def test_batches_is_the_papers_average() -> None:
+    """Mean over the batches of their means and of their unbiased variances, each batch normalized by itself."""
+    model = network()
+    w = {name: value.detach().numpy() for name, value in model.state_dict().items()}
+    means: list[list[Array]] = [[], []]
+    variances: list[list[Array]] = [[], []]
+    for batch in data().split(25):
+        h = batch.numpy()
+        for i, (linear, norm) in enumerate((("0", "1"), ("3", "4"))):
+            h = h @ w[f"{linear}.weight"].T + w[f"{linear}.bias"]
+            means[i].append(h.mean(axis=0))
+            variances[i].append(h.var(axis=0) * 25 / 24)
+            h = (h - h.mean(axis=0)) / np.sqrt(h.var(axis=0) + 1e-5) * w[f"{norm}.weight"] + w[f"{norm}.bias"]
+            h = np.maximum(h, 0)
+    estimate_population(model, data().split(25), estimator="batches")
+    for (mean, var), m, v in zip(estimates(model), means, variances, strict=True):
+        np.testing.assert_allclose(mean, np.mean(m, axis=0), rtol=1e-12)
+        np.testing.assert_allclose(var, np.mean(v, axis=0), rtol=1e-12)
+
+
+def test_the_first_samples() -> None:
+    model = network()
+    estimate_population(model, data().split(40), samples=50)
+    np.testing.assert_allclose(np.hstack(estimates(model)), np.hstack(numpy_reference(model, data()[:50])), rtol=1e-12)
+
+
+def test_generators_and_labelled_batches() -> None:
+    model, again = network(), network()
+    estimate_population(model, data().split(40))
+    estimate_population(again, ((x, torch.zeros(len(x))) for x in data().split(40)))
+    torch.testing.assert_close(dict(model.state_dict()), dict(again.state_dict()))
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(data()), batch_size=33)
+    estimate_population(again, loader)
+    torch.testing.assert_close(dict(model.state_dict()), dict(again.state_dict()))
+
+
+def test_evaluation_then_is_the_normalization_of_the_population() -> None:
+    """With all the data as one batch, training mode and evaluation by the population agree."""
+    model = network(unbiased=False)
+    model[5].p = 0.0
+    expected = copy.deepcopy(model).train()(data())
+    estimate_population(model, data().split(9))
+    torch.testing.assert_close(model.eval()(data()), expected)
+
+
+@pytest.mark.parametrize("estimator", ["whole", "batches"])
+def test_all_else_stays(estimator: str) -> None:
+    model = network(momentum=None)
+    model(data())
+    model[1].eval()
+    before = copy.deepcopy(model)
+    estimate_population(model, data().split(25), estimator=estimator)
+    assert [m.training for m in model.modules()] == [m.training for m in before.modules()]
+    assert [getattr(m, "momentum", "-") for m in model.modules()] == [
+        getattr(m, "momentum", "-") for m in before.modules()
+    ]
+    assert not any(m._forward_pre_hooks for m in model.modules())
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before.state_dict()[name])}
+    assert changed == {f"{i}.{name}" for i in (1, 4) for name in ("running_mean", "running_var")}
+
+
+@pytest.mark.parametrize("estimator", ["whole", "batches"])
+@pytest.mark.parametrize("after", [0, 1, 3, 5, 6])
+def test_interrupted(after: int, estimator: str) -> None:
+    """Whenever it is interrupted, everything is as it was before, the estimates too."""
+    model = network()
+    model(data())
+    before = copy.deepcopy(model)
+
+    class Interrupted:
+        left = after
+
+        def __iter__(self) -> Iterator[Tensor]:
+            for batch in data().split(40):
+                if self.left == 0:
+                    raise KeyboardInterrupt
+                self.left -= 1
+                yield batch
+
+    interrupted = Interrupted()
+    try:
+        estimate_population(model, interrupted, estimator=estimator)
+    except KeyboardInterrupt:
+        torch.testing.assert_close(dict(model.state_dict()), dict(before.state_dict()), rtol=0, atol=0)
+    else:
+        assert estimator == "batches"  # it takes one pass
+        assert after > 3 - 1
+    assert [m.training for m in model.modules()] == [m.training for m in before.modules()]
+    assert not any(m._forward_pre_hooks for m in model.modules())
+
+
+def test_progress_is_shown_for_each_pass() -> None:
+    seen: list[int] = []
+
+    def progress(batches: Any) -> Any:
+        seen.append(len(batches))
+        return batches
+
+    estimate_population(network(), data().split(25), progress=progress)
+    assert seen == [4, 4]
+
+
+@pytest.mark.parametrize(
+    ("options", "batches", "message"),
+    [
+        ({"estimator": "mean"}, [data()], "estimator must be one of whole, batches"),
+        ({"samples": 0}, [data()], "samples must be at least 1"),
+        ({}, [], "no batches"),
+        ({"estimator": "batches"}, [], "no batches"),
+        ({}, [data(1)], "more than one value per channel"),
+        ({"estimator": "batches"}, [data(4), data(1)], "more than one value per channel"),
+    ],
+)
+def test_wrong_use(options: dict[str, Any], batches: list[Tensor], message: str) -> None:
+    model = network()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=message):
+        estimate_population(model, batches, **options)
+    torch.testing.assert_close(dict(model.state_dict()), dict(before), rtol=0, atol=0)
+
+
+def test_a_layer_without_estimates_is_named() -> None:
+    with pytest.raises(ValueError, match="layer '1' keeps no running estimates"):
+        estimate_population(network(track_running_stats=False), [data()])
+
+
+def test_a_network_without_normalization_is_left_alone() -> None:
+    estimate_population(nn.Linear(4, 2).double(), [data()])
