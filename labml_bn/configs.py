@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import yaml
 from labml.configs import BaseConfigs, meta_config, option
+from labml.internal.monitor import monitor_singleton
 from labml_helpers.device import DeviceConfigs
 from labml_helpers.optimizer import OptimizerConfigs
 from labml_helpers.seed import SeedConfigs
@@ -58,6 +59,11 @@ class Configs(BaseConfigs):  # type: ignore[misc]
     valid_digits: Digits
     model: ConvNet
     versions: str
+
+    def __init__(self) -> None:
+        super().__init__()
+        # labml reports each part that it works out, with colours and carriage returns, also into a file.
+        monitor_singleton().silent()
 
 
 meta_config(Configs.data_path, Configs.logs_path, Configs.versions)
@@ -191,6 +197,23 @@ def settings(arguments: Sequence[str]) -> dict[str, Any]:
             raise UsageError(f"{argument!r} is not a setting: write key=value, after at most one config file")
     _check_together(result)
     return result
+
+
+def complete(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Every key with its value: the one in `settings`, or the default."""
+    return {key: settings.get(key, default(key)) for key in KEYS}
+
+
+def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that were kept in a file, checked as if they came from the command line. Raises UsageError."""
+    return {key: _checked(key, value) for key, value in settings.items()}
+
+
+def configure(settings: Mapping[str, Any]) -> Configs:
+    """The configuration of these settings without an experiment around it: a network, images, a device to use."""
+    c = Configs()
+    c._set_values(dict(settings))
+    return c
 
 
 def differences(settings: Mapping[str, Any]) -> str:

@@ -92,11 +92,13 @@ class Console:
 
 
 def table(rows: list[list[Any]]) -> str:
-    """Rows of words in columns that line up, the first row a heading."""
-    widths = [max(len(str(cell)) for cell in column) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    """Rows in columns that line up, numbers at their right; the first row is a heading."""
+
+    def cell(value: Any, width: int) -> str:
+        return str(value).rjust(width) if isinstance(value, int) else str(value).ljust(width)
+
+    widths = [max(len(str(value)) for value in column) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(cell, row, widths)).rstrip() for row in rows)
 
 
 def duration(seconds: float) -> str:

@@ -4,9 +4,10 @@ The images of a split live as one uint8 tensor on the device that trains. A batc
 it lies, so that the data cost no Python work per image.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,12 @@ from labml_bn.mnist_files import CHECKSUMS, ensure_files
 
 #: The data sets that can be loaded.
 DATASETS = list(CHECKSUMS)
+
+#: The names of the classes, by data set.
+CLASSES = {
+    "MNIST": [str(digit) for digit in range(10)],
+    "FashionMNIST": list(torchvision.datasets.FashionMNIST.classes),
+}
 
 #: Mean and standard deviation of the training pixels, in [0, 1], by data set.
 PIXELS = {"MNIST": (0.1307, 0.3081), "FashionMNIST": (0.2860, 0.3530)}
@@ -36,6 +43,12 @@ class Digits:
     std: float
     dtype: torch.dtype
 
+    @classmethod
+    def of(cls, dataset: str, images: Tensor, labels: Tensor, dtype: torch.dtype) -> "Digits":
+        """Images of `dataset`, normalized as it is."""
+        mean, std = PIXELS[dataset]
+        return cls(images, labels, mean, std, dtype)
+
     def __len__(self) -> int:
         return len(self.labels)
 
@@ -47,11 +60,9 @@ class Digits:
         pixels = self.images[index].unsqueeze(1).to(self.dtype) / 255
         return (pixels - self.mean) / self.std, self.labels[index]
 
-    def batches(self, batch_size: int, start: int = 0, stop: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(self, batch_size: int, start: int = 0, stop: int | None = None) -> "Batches":
         """The images from `start` to `stop` in their order, in batches; the last may be smaller."""
-        stop = len(self) if stop is None else stop
-        for first in range(start, stop, batch_size):
-            yield self.batch(slice(first, min(first + batch_size, stop)))
+        return Batches(self, batch_size, range(len(self))[start:stop])
 
     def shuffled(self, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """All images in a random order, in batches; the last may be smaller.
@@ -63,6 +74,21 @@ class Digits:
             yield self.batch(index)
 
 
+class Batches(Sequence[tuple[Tensor, Tensor]]):
+    """A range of images in batches, each made when it is asked for; it can be gone through again and again."""
+
+    def __init__(self, digits: Digits, batch_size: int, images: range) -> None:
+        self._digits = digits
+        self._parts = [images[first : first + batch_size] for first in range(0, len(images), batch_size)]
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __getitem__(self, number: Any) -> Any:
+        part = self._parts[number]
+        return self._digits.batch(slice(part.start, part.stop))
+
+
 def load(
     dataset: str, data_path: Path, *, train: bool, samples: int, device: torch.device, dtype: torch.dtype
 ) -> Digits:
@@ -72,5 +98,4 @@ def load(
     """
     ensure_files(dataset, data_path)
     split = getattr(torchvision.datasets, dataset)(data_path, train=train)
-    mean, std = PIXELS[dataset]
-    return Digits(split.data[:samples].to(device), split.targets[:samples].to(device), mean, std, dtype)
+    return Digits.of(dataset, split.data[:samples].to(device), split.targets[:samples].to(device), dtype)

@@ -124,5 +124,5 @@ def save_running_estimates(step: int, model: nn.Module) -> None:
 
 
 def _quiet() -> contextlib.AbstractContextManager[Any]:
-    """labml reports what it does with colours and carriage returns, also into a file; the commands speak for it."""
+    """labml greets with colours and carriage returns, also into a file; the command speaks for it."""
     return contextlib.redirect_stdout(io.StringIO())

@@ -9,26 +9,18 @@
 The digits are fetched into ./data on the first run. Each run is a new folder in ./logs.
 """
 
-import argparse
 import os
-from typing import Any, NoReturn
+from typing import Any
 
-from labml_bn.errors import UsageError, run_command
+from labml_bn.command import Parser, run_command
 
 # torch and labml take a second or two to import: --help need not wait for them, and Ctrl-C while they load is caught
 # by `run_command`. So they are imported where they are first needed.
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} (settings are written key=value; see --help)")
-
-
 def main() -> None:
     """The command."""
-    parser = _Parser(
-        prog="python -m labml_bn.train", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = Parser("labml_bn.train", __doc__, hint="settings are written key=value; ")
     parser.add_argument("settings", nargs="*", metavar="[CONFIG.yaml] key=value", help="a config file, and single keys")
     parser.add_argument("--list", action="store_true", help="print every key and exit")
     arguments = parser.parse_args()
@@ -47,7 +39,8 @@ def _train(settings: dict[str, Any]) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import torch
 
-    from labml_bn import tracking, training
+    from labml_bn import checkpoint, tracking, training
+    from labml_bn.configs import complete
     from labml_bn.console import Console, duration
 
     c = tracking.prepare(settings)
@@ -61,9 +54,12 @@ def _train(settings: dict[str, Any]) -> None:
                 test = training.train(c, console)
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"the run so far is in {folder}") from None
+        checkpoint.save_weights(path / checkpoint.WEIGHTS, c.model, complete(settings))
     print(f"Final accuracy {test.accuracy:.2%} ({test.correct} of {test.images}) in {duration(console.elapsed)}")
     print(f"Run: {folder}")
-    print(f"Its metrics: python -m json.tool --json-lines {folder}/log.jsonl")
+    print("Look at it:")
+    print(f"  python -m labml_bn.evaluate {folder}")
+    print(f"  python -m labml_bn.predict {folder} IMAGE.png")
 
 
 def _list_of_keys() -> str:
@@ -73,7 +69,7 @@ def _list_of_keys() -> str:
     rows = [["key", "type", "default", "options", "meaning"]]
     for name, key in configs.KEYS.items():
         options = key.takes.words if isinstance(key.takes, configs.Range) else ", ".join(key.takes or ())
-        rows.append([name, key.type.__name__, configs.default(name), options, key.meaning])
+        rows.append([name, key.type.__name__, str(configs.default(name)), options, key.meaning])
     return table(rows)
 
 

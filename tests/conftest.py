@@ -1,5 +1,6 @@
 """What several tests need: the real digits, and the commands run as a user runs them."""
 
+import functools
 import json
 import os
 import subprocess
@@ -23,12 +24,15 @@ def data_path(pytestconfig: pytest.Config) -> Path:
     return path
 
 
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    """The environment of a command: its home is an empty folder, and nothing of the terminal's shines through."""
-    home = tmp_path / "home"
+def _environment(home: Path) -> dict[str, str]:
     home.mkdir()
     return {**os.environ, "HOME": str(home), "COLUMNS": "120"}
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """The environment of a command: its home is an empty folder."""
+    return _environment(tmp_path / "home")
 
 
 @pytest.fixture
@@ -40,13 +44,36 @@ def work(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def train(work: Path, environment: dict[str, str]) -> Run:
-    """`python -m labml_bn.train`, in an empty folder and a process of its own."""
+def command(work: Path, environment: dict[str, str]) -> Run:
+    """`python -m labml_bn.NAME ARGUMENTS`, in an empty folder and a process of its own."""
 
-    def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-m", "labml_bn.train", *arguments]
+    def run(name: str, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", f"labml_bn.{name}", *map(str, arguments)]
         return subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)
 
+    return run
+
+
+@pytest.fixture
+def train(command: Run) -> Run:
+    """`python -m labml_bn.train ARGUMENTS`."""
+    return functools.partial(command, "train")
+
+
+@pytest.fixture(scope="session")
+def trained(data_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run, trained for a few seconds. Tests copy it before they change it."""
+    folder = tmp_path_factory.mktemp("trained")
+    arguments = [
+        "epochs=1",
+        "train_samples=6000",
+        "valid_samples=2000",
+        "device.use_cuda=false",
+        f"data_path={data_path}",
+    ]
+    command = [sys.executable, "-m", "labml_bn.train", *arguments]
+    subprocess.run(command, cwd=folder, env=_environment(folder / "home"), check=True, capture_output=True)
+    (run,) = runs(folder)
     return run
 
 

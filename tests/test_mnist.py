@@ -25,7 +25,7 @@ def test_the_real_digits(data_path: Path, digits: Digits) -> None:
     test = load("MNIST", data_path, train=False, samples=100, device=torch.device("cpu"), dtype=torch.float64)
     assert len(test) == 100
     assert test.labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
-    assert next(test.batches(10))[0].dtype == torch.float64
+    assert test.batches(10)[0][0].dtype == torch.float64
 
 
 def test_batches_in_order(digits: Digits) -> None:

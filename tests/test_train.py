@@ -70,11 +70,17 @@ def test_a_run(train: Run, work: Path, data_path: Path) -> None:
     assert json.loads(end)["status"] == "completed"
 
 
-def test_the_command_it_names_shows_the_metrics(train: Run, work: Path, data_path: Path) -> None:
-    done = train(*SMOKE, digits(data_path))
-    command = done.stdout.splitlines()[-1].split(": python ")[1].split()
-    shown = subprocess.run([sys.executable, *command], cwd=work, capture_output=True, text=True, check=True)
-    assert "loss.train" in shown.stdout
+def test_the_commands_it_names(command: Run, work: Path, data_path: Path) -> None:
+    """What it tells at its end to look at the run with, can be copied as it is."""
+    done = command("train", *SMOKE, digits(data_path))
+    lines = done.stdout.splitlines()
+    named = [line.split() for line in lines[lines.index("Look at it:") + 1 :]]
+    assert [words[:2] for words in named] == [["python", "-m"]] * len(named)
+    (evaluate,) = (words for words in named if words[2] == "labml_bn.evaluate")
+    shown = command("evaluate", *evaluate[3:])
+    assert (shown.returncode, shown.stderr) == (0, "")
+    (accuracy,) = re.search(r"Final accuracy (\S+) ", done.stdout).groups()  # type: ignore[union-attr]
+    assert f"accuracy {accuracy} (" in shown.stdout
 
 
 @pytest.mark.parametrize("norm", ["torch", "none"])

@@ -1,0 +1,52 @@
+"""What all commands share: the form of their arguments, and how they end."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from labml_bn.errors import UsageError, UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """The arguments of `python -m MODULE`; its docstring is its help. Wrong use is one line."""
+
+    def __init__(self, module: str, docstring: str | None, hint: str = "") -> None:
+        self._hint = hint
+        super().__init__(
+            prog=f"python -m {module}", description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and where to read how it is done right."""
+        raise UsageError(f"{message} ({self._hint}see --help)")
+
+    def add_run_argument(self) -> None:
+        """RUN, and the folder where it is looked for."""
+        self.add_argument("run", metavar="RUN", help="a run's folder, its uuid or the beginning of it, or `latest`")
+        self.add_argument("--logs", type=Path, default=Path("logs"), metavar="DIR", help="the folder of the runs")
+
+    def add_data_argument(self) -> None:
+        """Where the data sets are, if not where the run had them."""
+        self.add_argument("--data", metavar="DIR", help="the folder of the data sets (default: as in the run)")
+
+
+def run_command(main: Callable[[], None]) -> NoReturn:
+    """Run a command and exit: 0 done, 1 failed, 2 wrong use, 130 stopped by Ctrl-C. One line says why."""
+    status = 0
+    try:
+        main()
+        sys.stdout.flush()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = error.status
+    except KeyboardInterrupt as interrupt:
+        print(": ".join(["interrupted", *map(str, interrupt.args)]), file=sys.stderr)
+        status = 130
+    except BrokenPipeError:
+        # Whoever read the output has gone, as `head` does. Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    sys.exit(status)

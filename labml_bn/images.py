@@ -1,0 +1,82 @@
+"""Ordinary image files of a digit, made into images like those of MNIST.
+
+MNIST's digits are light on dark, fitted into 20 × 20 pixels with their proportions kept, and placed in 28 × 28 with
+their centre of mass in the middle (LeCun, Cortes & Burges, "The MNIST database"). The same is done here.
+"""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from labml_bn.errors import UserError
+
+Pixels = npt.NDArray[np.float64]
+
+#: A pixel belongs to the digit when it stands out from the paper by this share of what stands out most.
+FAINT = 0.2
+
+
+def read_digit(path: Path) -> Tensor:
+    """The digit in an image file, [28, 28] uint8, light on dark.
+
+    The image may have any size, and be dark on light, light on dark, or drawn on nothing (transparent). Raises
+    UserError, in one line, where the file is missing, is no image, or is empty.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as file:
+                ink = _ink(ImageOps.exif_transpose(file))
+    except FileNotFoundError as error:
+        raise UserError(f"there is no file {path}") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UserError(f"{path} has too many pixels to be a picture of a digit") from error
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises each of them for a damaged file
+        raise UserError(f"{path} cannot be read as an image") from error
+    if ink.max() == 0:
+        raise UserError(f"{path} is empty: nothing stands out in it")
+    return torch.from_numpy((_placed(ink) * 255).round().astype(np.uint8))
+
+
+def _ink(image: Any) -> Pixels:
+    """How much each pixel stands out from the paper, 0 to 1."""
+    grey = image.convert("LA")
+    lightness, alpha = (np.asarray(grey.getchannel(channel), dtype=np.float64) / 255 for channel in ("L", "A"))
+    if alpha.min() < 1:
+        # Drawn on nothing: the paper is whatever the ink is not.
+        drawn = np.average(lightness, weights=alpha) if alpha.max() > 0 else 0.0
+        paper = 0.0 if drawn > 0.5 else 1.0
+        lightness = lightness * alpha + paper * (1 - alpha)
+    border = np.concatenate([lightness[0], lightness[-1], lightness[:, 0], lightness[:, -1]])
+    difference = np.abs(lightness - np.median(border))
+    most: float = difference.max()
+    if most < 0.05:
+        return np.zeros_like(difference)
+    ink: Pixels = np.clip((difference / most - FAINT) / (1 - FAINT), 0, 1)
+    return ink
+
+
+def _placed(ink: Pixels) -> Pixels:
+    """The ink fitted into 20 × 20, its centre of mass in the middle of 28 × 28."""
+    rows, columns = np.flatnonzero(ink.max(axis=1)), np.flatnonzero(ink.max(axis=0))
+    digit = Image.fromarray(ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(np.float32))
+    scale = 20 / max(digit.size)
+    size = (max(1, round(digit.width * scale)), max(1, round(digit.height * scale)))
+    fitted = np.clip(np.asarray(digit.resize(size, Image.Resampling.LANCZOS), dtype=np.float64), 0, 1)
+    fitted /= fitted.max()
+
+    height, width = fitted.shape
+    total = fitted.sum()
+    middle_row = (fitted.sum(axis=1) @ np.arange(height)) / total
+    middle_column = (fitted.sum(axis=0) @ np.arange(width)) / total
+    top = int(np.clip(round(14 - middle_row), 0, 28 - height))
+    left = int(np.clip(round(14 - middle_column), 0, 28 - width))
+    placed = np.zeros((28, 28))
+    placed[top : top + height, left : left + width] = fitted
+    return placed

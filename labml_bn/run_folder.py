@@ -1,0 +1,43 @@
+"""Finding a run by what a person calls it: its folder, its uuid or the beginning of it, or `latest`."""
+
+from pathlib import Path
+
+import yaml
+
+from labml_bn.errors import UserError
+
+
+def find_run(name: str, logs: Path) -> Path:
+    """The folder of the run that `name` means. Raises UserError where there is none, or more than one."""
+    folder = Path(name).expanduser()
+    if (folder / "run.yaml").is_file():
+        return folder
+    if folder.exists() and name != "latest":
+        raise UserError(f"{name} is not the folder of a run: it has no run.yaml")
+    runs = list_runs(logs)
+    if not runs:
+        raise UserError(f"there are no runs in {logs} (python -m labml_bn.train makes one)")
+    if name == "latest":
+        return runs[0]
+    found = [run for run in runs if run.name.startswith(name)]
+    if not found:
+        raise UserError(f"no run in {logs} begins with {name!r}; the latest is {runs[0].name}")
+    if len(found) > 1:
+        names = ", ".join(run.name for run in found[:5])
+        raise UserError(f"{name!r} is the beginning of {len(found)} runs: {names}")
+    return found[0]
+
+
+def list_runs(logs: Path) -> list[Path]:
+    """The folders of all runs under `logs`, newest first."""
+    return sorted((path.parent for path in logs.glob("*/*/run.yaml")), key=_started, reverse=True)
+
+
+def _started(run: Path) -> tuple[str, str, int]:
+    """When a run started: the day and second that labml noted, then the time that its file was written."""
+    file = run / "run.yaml"
+    try:
+        info = yaml.safe_load(file.read_text())
+        return str(info["trial_date"]), str(info["trial_time"]), file.stat().st_mtime_ns
+    except (OSError, yaml.YAMLError, TypeError, KeyError):
+        return "", "", 0  # a run whose file was damaged is the oldest

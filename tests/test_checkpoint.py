@@ -1,0 +1,118 @@
+"""The weights of a run: kept as they are, and refused in one line where they are not what they should be."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+
+from labml_bn.checkpoint import FORMAT, WEIGHTS, load_weights, save_weights
+from labml_bn.configs import complete
+from labml_bn.errors import UserError
+from labml_bn.models import ConvNet
+
+
+@pytest.mark.parametrize("norm", ["batch_norm", "torch", "none"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_there_and_back(norm: str, dtype: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = ConvNet(norm).to(getattr(torch, dtype))
+    model(torch.randn(4, 1, 28, 28, dtype=getattr(torch, dtype)))
+    settings = complete({"norm": norm, "dtype": dtype, "epochs": 3, "device.use_cuda": False})
+    save_weights(tmp_path / WEIGHTS, model, settings)
+    c = load_weights(tmp_path / WEIGHTS, data_path="elsewhere")
+    torch.testing.assert_close(dict(c.model.state_dict()), dict(model.state_dict()), rtol=0, atol=0)
+    assert not c.model.training
+    assert (c.norm, c.epochs, c.data_path) == (norm, 3, "elsewhere")
+    assert [path.name for path in tmp_path.iterdir()] == [WEIGHTS]
+
+
+def test_a_run_holds_them(trained: Path) -> None:
+    with safetensors.safe_open(trained / WEIGHTS, framework="pt") as file:
+        metadata = file.metadata()
+    assert metadata["format"] == FORMAT
+    assert json.loads(metadata["settings"])["train_samples"] == 6000
+    assert oct((trained / WEIGHTS).stat().st_mode) == oct((trained / "run.yaml").stat().st_mode)
+
+
+def missing(path: Path) -> None:
+    path.unlink()
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def header_altered(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[20] ^= 0xFF
+    path.write_bytes(bytes(content))
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def text(path: Path) -> None:
+    path.write_text("these are no weights")
+
+
+def rewritten(path: Path, tensors: dict[str, torch.Tensor] | None = None, **changes: Any) -> None:
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata = {**file.metadata(), **changes}
+    save_file(load_file(path) if tensors is None else tensors, path, metadata=metadata)
+
+
+def someone_elses(path: Path) -> None:
+    save_file({"weight": torch.zeros(3)}, path)
+
+
+def other_version(path: Path) -> None:
+    rewritten(path, format="labml_bn 99")
+
+
+def other_keys(path: Path) -> None:
+    rewritten(path, settings=json.dumps({"depth": 3}))
+
+
+def other_settings(path: Path) -> None:
+    rewritten(path, settings=json.dumps({"norm": "none"}))
+
+
+def other_network(path: Path) -> None:
+    rewritten(path, tensors={"conv1.weight": torch.zeros(3, 3)})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (missing, "has no weights: the run has not finished"),
+        (truncated, "cannot be read, or is damaged"),
+        (header_altered, "cannot be read, or is damaged"),
+        (empty, "cannot be read, or is damaged"),
+        (text, "cannot be read, or is damaged"),
+        (someone_elses, "was not written by this version of labml_bn"),
+        (other_version, "was not written by this version of labml_bn"),
+        (other_keys, "has settings of another version: unknown key 'depth'"),
+        (other_settings, "is of another network than its settings say"),
+        (other_network, "is of another network than its settings say"),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_what_is_not_a_runs_weights(spoil: Any, message: str, trained: Path, tmp_path: Path) -> None:
+    path = tmp_path / WEIGHTS
+    shutil.copy(trained / WEIGHTS, path)
+    spoil(path)
+    with pytest.raises(UserError, match=message) as raised:
+        load_weights(path)
+    assert "\n" not in str(raised.value)
+    assert str(path.parent) in str(raised.value)
+
+
+def test_nowhere_to_write(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot write the weights"):
+        save_weights(tmp_path / "missing" / WEIGHTS, ConvNet(), {})

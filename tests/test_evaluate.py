@@ -1,0 +1,155 @@
+"""`python -m labml_bn.evaluate`, as a user runs it."""
+
+import copy
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from labml_bn.checkpoint import WEIGHTS, load_weights
+from labml_bn.evaluate import wilson_interval
+from tests.conftest import Run
+
+
+def report(output: str) -> tuple[float, int, np.ndarray]:
+    """The loss, the number of right answers and the confusion matrix that were printed."""
+    (loss,) = re.search(r"test loss (\S+)", output).groups()  # type: ignore[union-attr]
+    (correct,) = re.search(r"\((\d+) of 2000\)", output).groups()  # type: ignore[union-attr]
+    matrix = [[int(word) for word in line.split()[1:]] for line in output.splitlines() if re.match(r"\d +\d+ ", line)]
+    return float(loss), int(correct), np.array(matrix)
+
+
+def expected(run: Path, kind: str) -> tuple[float, int, np.ndarray]:
+    """The same, worked out with PyTorch's layers in float64 over all images at once."""
+    c = load_weights(run / WEIGHTS)
+    images, labels = c.valid_digits.batch(slice(None))
+    model = copy.deepcopy(c.model).double()
+    for name in ("norm1", "norm2", "norm3"):
+        ours = getattr(model, name)
+        theirs = (nn.BatchNorm1d if name == "norm3" else nn.BatchNorm2d)(ours.num_features).double()
+        theirs.load_state_dict(ours.state_dict())
+        setattr(model, name, theirs)
+    model.eval()
+    if kind == "population":  # PyTorch takes a batch's biased variance, the population's is unbiased
+        train, _ = c.train_digits.batch(slice(None, 1500))
+        for name in ("norm1", "norm2", "norm3"):
+            layer = getattr(model, name)
+            seen: list[torch.Tensor] = []
+            handle = layer.register_forward_pre_hook(lambda layer, inputs, seen=seen: seen.append(inputs[0]))
+            model(train.double())
+            handle.remove()
+            dims = [0, *range(2, seen[0].dim())]
+            layer.running_mean.copy_(seen[0].mean(dims))
+            layer.running_var.copy_(seen[0].var(dims))
+    if kind == "batch":
+        for name in ("norm1", "norm2", "norm3"):
+            getattr(model, name).train()
+    with torch.no_grad():
+        logits = torch.cat([model(part.double()) for part in images.split(c.valid_batch_size)])
+    predicted = logits.argmax(dim=1)
+    matrix = np.zeros((10, 10), int)
+    np.add.at(matrix, (labels.numpy(), predicted.numpy()), 1)
+    return nn.functional.cross_entropy(logits, labels).item(), int((predicted == labels).sum()), matrix
+
+
+@pytest.mark.parametrize(
+    ("option", "kind"), [("running", "running"), ("population:1500", "population"), ("batch", "batch")]
+)
+def test_report(command: Run, trained: Path, option: str, kind: str) -> None:
+    with torch.no_grad():
+        loss, correct, matrix = expected(trained, kind)
+    done = command("evaluate", trained, "--statistics", option)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\x1b" not in done.stdout
+    assert f"{kind} statistics" in done.stdout
+    printed = report(done.stdout)
+    assert printed[0] == pytest.approx(loss, abs=1e-4)
+    assert abs(printed[1] - correct) <= 1  # float32 may tip one image
+    assert np.abs(printed[2] - matrix).sum() <= 2
+    assert np.trace(printed[2]) == printed[1]
+    assert printed[2].sum() == 2000
+
+
+def test_all_of_the_population(command: Run, trained: Path) -> None:
+    done = command("evaluate", trained, "--statistics", "population")
+    assert done.returncode == 0
+    assert report(done.stdout)[1] > 1800
+
+
+def test_names_of_runs(command: Run, trained: Path, work: Path) -> None:
+    logs = trained.parents[1]
+    for name in ("latest", trained.name, trained.name[:8]):
+        done = command("evaluate", name, "--logs", logs)
+        assert done.returncode == 0, done.stderr
+        assert str(trained) in done.stdout
+
+
+@pytest.mark.parametrize("ending", ["png", "svg", "pdf"])
+def test_figure(command: Run, trained: Path, work: Path, ending: str) -> None:
+    done = command("evaluate", trained, "--figure", f"mistakes.{ending}")
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in work.iterdir()] == [f"mistakes.{ending}"]
+    content = (work / f"mistakes.{ending}").read_bytes()
+    assert content.startswith({"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[ending])
+    if ending == "png":
+        assert Image.open(work / "mistakes.png").size[0] > 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["--statistics", "mean"], 2, "'mean' is not running, population[:N] or batch"),
+        (["--statistics", "population:0"], 2, "population:N needs a number of images, at least 2, got '0'"),
+        (["--statistics", "population:x"], 2, "population:N needs a number of images, at least 2, got 'x'"),
+        (["--statistics", "batch:3"], 2, "'batch:3' is not running, population[:N] or batch"),
+        (["--figure", "mistakes.bmp"], 2, "a picture's name ends in .png, .svg, .pdf"),
+        (["--figure", "nowhere/mistakes.png"], 2, "the folder nowhere does not exist"),
+        (["--size", "3"], 2, "unrecognized arguments: --size"),
+    ],
+)
+def test_wrong_use(command: Run, trained: Path, work: Path, arguments: list[str], status: int, message: str) -> None:
+    done = command("evaluate", trained, *arguments)
+    assert done.returncode == status
+    assert message in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert list(work.iterdir()) == []
+
+
+def test_no_such_run(command: Run, work: Path) -> None:
+    done = command("evaluate", "latest")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: there are no runs in logs (python -m labml_bn.train makes one)\n"
+
+
+def test_a_run_that_did_not_finish(command: Run, trained: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(trained, run)
+    (run / WEIGHTS).unlink()
+    done = command("evaluate", run)
+    assert done.returncode == 1
+    assert "has no weights" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_statistics_without_normalization(command: Run, work: Path, data_path: Path) -> None:
+    small = ["epochs=1", "train_samples=500", "valid_samples=100", "inner_iterations=1"]
+    assert command("train", *small, "norm=none", f"data_path={data_path}").returncode == 0
+    assert command("evaluate", "latest").returncode == 0
+    done = command("evaluate", "latest", "--statistics", "batch")
+    assert done.returncode == 2
+    assert "norm=none has no statistics" in done.stderr
+
+
+def test_wilson_interval() -> None:
+    """Textbook values (Newcombe 1998, table I, method 3), and what must hold at the ends."""
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson_interval(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
+    assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+    assert wilson_interval(1, 29) == pytest.approx((0.0061, 0.1718), abs=5e-5)
+    assert wilson_interval(20, 20)[1] == pytest.approx(1.0)

@@ -1,0 +1,59 @@
+"""Finding runs by folder, uuid, its beginning and `latest`."""
+
+from pathlib import Path
+
+import pytest
+
+from labml_bn.errors import UserError
+from labml_bn.run_folder import find_run, list_runs
+
+
+@pytest.fixture
+def logs(tmp_path: Path) -> Path:
+    """Three runs, the newest neither first nor last by name."""
+    for uuid, day, time in (
+        ("aa11", "2026-01-02", "09:00:00"),
+        ("aa22", "2026-01-10", "08:00:00"),
+        ("bb", "2026-01-02", "10:00:00"),
+    ):
+        run = tmp_path / "logs" / "labml_bn" / uuid
+        run.mkdir(parents=True)
+        (run / "run.yaml").write_text(f"trial_date: '{day}'\ntrial_time: '{time}'\nuuid: {uuid}\n")
+    (tmp_path / "logs" / "labml_bn" / "empty").mkdir()
+    return tmp_path / "logs"
+
+
+def test_newest_first(logs: Path) -> None:
+    assert [run.name for run in list_runs(logs)] == ["aa22", "bb", "aa11"]
+    (logs / "labml_bn" / "aa22" / "run.yaml").write_text("[damaged")
+    assert [run.name for run in list_runs(logs)] == ["bb", "aa11", "aa22"]
+
+
+@pytest.mark.parametrize(
+    ("name", "found"), [("latest", "aa22"), ("bb", "bb"), ("aa1", "aa11"), ("b", "bb"), ("aa22", "aa22")]
+)
+def test_by_name(logs: Path, name: str, found: str) -> None:
+    assert find_run(name, logs) == logs / "labml_bn" / found
+
+
+def test_by_folder(logs: Path) -> None:
+    folder = logs / "labml_bn" / "aa11"
+    assert find_run(str(folder), Path("elsewhere")) == folder
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("aa", r"'aa' is the beginning of 2 runs: aa22, aa11"),
+        ("cc", r"no run in .*logs begins with 'cc'; the latest is aa22"),
+        ("/tmp", "/tmp is not the folder of a run"),
+    ],
+)
+def test_not_found(logs: Path, name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        find_run(name, logs)
+
+
+def test_no_runs(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there are no runs in"):
+        find_run("latest", tmp_path / "logs")
