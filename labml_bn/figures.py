@@ -41,7 +41,7 @@ def mistakes(images: Tensor, labels: Tensor, logits: Tensor, dataset: str) -> Fi
     wrong = (predicted != labels).nonzero().flatten()
     wrong = wrong[probability[wrong].argsort(descending=True, stable=True)]
     shown = wrong[:MOST]
-    columns = max(1, math.ceil(math.sqrt(len(shown))))
+    columns = max(1, math.ceil(math.sqrt(2 * len(shown))))  # twice as wide as high
     rows = max(1, math.ceil(len(shown) / columns))
     names = CLASSES[dataset]
 

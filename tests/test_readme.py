@@ -1,0 +1,37 @@
+"""The README: its links lead somewhere, its commands exist, its code runs."""
+
+import ast
+import re
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from labml_bn.configs import settings
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_links() -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_every_command_is_there() -> None:
+    for module in set(re.findall(r"-m labml_bn\.(\w+)", README)):
+        assert "run_command(main)" in (ROOT / "labml_bn" / f"{module}.py").read_text()
+
+
+def test_train_commands_are_right() -> None:
+    for arguments in re.findall(r"labml_bn\.train ([^`#\n]+)", README):
+        words = [str(ROOT / word) if word.endswith(".yaml") else word for word in arguments.split()]
+        assert words == ["--list"] or settings(words)
+
+
+def test_code_runs() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
+    names = {"model": model, "batches": [torch.randn(8, 1, 6, 6)]}
+    for block in re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL):
+        exec(compile(ast.parse(block), "README.md", "exec"), names)
+    assert "small" in names
