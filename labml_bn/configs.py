@@ -7,6 +7,7 @@ anything else happens. labml then works out the parts, such as the model, from t
 import difflib
 import math
 import platform
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -102,9 +103,8 @@ def _valid_digits(c: Configs) -> Digits:
 
 
 def _digits(c: Configs, *, train: bool, samples: int) -> Digits:
-    data_path = Path(c.data_path).expanduser()
     dtype = getattr(torch, c.dtype)
-    return mnist.load(c.dataset, data_path, train=train, samples=samples, device=c.device, dtype=dtype)
+    return mnist.load(c.dataset, folder(c.data_path), train=train, samples=samples, device=c.device, dtype=dtype)
 
 
 @option(Configs.versions)
@@ -190,7 +190,7 @@ def settings(arguments: Sequence[str]) -> dict[str, Any]:
     for position, argument in enumerate(arguments):
         key, equals, value = argument.partition("=")
         if equals:
-            result[key] = _checked(key, _scalar(value))
+            result[key] = _checked(key, _from_word(key, value))
         elif position == 0:
             result |= _from_file(Path(argument))
         else:
@@ -204,8 +204,8 @@ def complete(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: settings.get(key, default(key)) for key in KEYS}
 
 
-def checked(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings that were kept in a file, checked as if they came from the command line. Raises UsageError."""
+def from_record(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as a run has kept them, checked as if they came from a config file. Raises UsageError."""
     return {key: _checked(key, value) for key, value in settings.items()}
 
 
@@ -221,9 +221,17 @@ def differences(settings: Mapping[str, Any]) -> str:
     return " ".join(f"{key}={value}" for key, value in settings.items() if value != default(key))
 
 
+def folder(path: str) -> Path:
+    """The folder that a setting names; `~` is the home. Raises UsageError for the home of nobody."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise UsageError(f"{path}: there is no such home") from error
+
+
 def _from_file(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = _yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         hint = "" if path.suffix in {".yaml", ".yml"} else " (settings are written key=value)"
         raise UsageError(f"cannot read the config file {path}: {error.strerror}{hint}") from error
@@ -232,7 +240,7 @@ def _from_file(path: Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UsageError(f"{path}{line}: not valid YAML: {error.problem}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if content is None:
         return {}
@@ -242,6 +250,8 @@ def _from_file(path: Path) -> dict[str, Any]:
         return {key: _checked(key, value) for key, value in _flat(content)}
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
+    except RecursionError as error:
+        raise UsageError(f"{path}: a value contains itself") from error
 
 
 def _flat(content: Mapping[Any, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -255,12 +265,23 @@ def _flat(content: Mapping[Any, Any], prefix: str = "") -> list[tuple[str, Any]]
     return pairs
 
 
-def _scalar(text: str) -> Any:
-    """A value from the command line, read as it would be read in a file."""
+def _from_word(key: str, word: str) -> Any:
+    """A value from the command line: words as they are, numbers as Python reads them, the rest as in a file."""
+    kind = KEYS[key].type if key in KEYS else str
+    if kind is str or word == "":
+        return word or None
+    try:
+        return int(word) if kind is int else float(word) if kind is float else _yaml(word)
+    except (ValueError, yaml.YAMLError):
+        return word
+
+
+def _yaml(text: str) -> Any:
+    """YAML as Python values. Raises yaml.YAMLError, or ValueError for a date that does not exist and the like."""
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def _checked(name: str, value: Any) -> Any:
@@ -273,15 +294,15 @@ def _checked(name: str, value: Any) -> Any:
     elif key.type is list and isinstance(value, list):
         value = [_as_float(item) for item in value]
         if not all(isinstance(item, float) for item in value):
-            raise UsageError(f"{name} must be a list of numbers, got {value!r}")
+            raise UsageError(f"{name} must be a list of numbers, got {reprlib.repr(value)}")
     if not isinstance(value, key.type) or (key.type is int and isinstance(value, bool)):
         noun = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", list: "a list"}
-        raise UsageError(f"{name} must be {noun[key.type]}, got {'nothing' if value is None else repr(value)}")
+        raise UsageError(f"{name} must be {noun[key.type]}, got {'nothing' if value is None else reprlib.repr(value)}")
     if isinstance(key.takes, Range):
         if not key.takes.holds(value):
-            raise UsageError(f"{name} must be {key.takes.words}, got {value!r}")
+            raise UsageError(f"{name} must be {key.takes.words}, got {reprlib.repr(value)}")
     elif key.takes is not None and value not in key.takes:
-        raise UsageError(f"{name} must be one of {', '.join(key.takes)}, got {value!r}")
+        raise UsageError(f"{name} must be one of {', '.join(key.takes)}, got {reprlib.repr(value)}")
     return value
 
 
@@ -300,7 +321,7 @@ def _as_float(value: Any) -> Any:
     if isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             return float(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     return value
 

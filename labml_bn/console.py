@@ -61,8 +61,7 @@ class Console:
         """Move the live line on; raise KeyboardInterrupt where Ctrl-C was pressed."""
         self._seen += images
         self._bar.update(images)
-        if self._interrupted:
-            raise KeyboardInterrupt
+        self._stop_if_asked()
 
     def validation(self, epoch: int, step: int, loss: float, accuracy: float, valid: Evaluation) -> None:
         """Show how the training and the network stand."""
@@ -74,6 +73,7 @@ class Console:
             where = f"epoch {epoch}/{self._epochs} step {step}/{self._steps}"
             speed = f"{self._seen / self.elapsed:,.0f} images/s"
             self._say(f"{where}: {train}, {test}, {speed}")
+        self._stop_if_asked()
 
     def epoch(self, epoch: int, test: Evaluation) -> None:
         """Leave a line for the epoch."""
@@ -83,6 +83,11 @@ class Console:
             f"epoch {epoch}/{self._epochs}: test loss {test.loss:.4f} accuracy {test.accuracy:.2%}, {seconds:.1f} s"
         )
         self._bar.set_description(f"epoch {min(epoch + 1, self._epochs)}/{self._epochs}")
+        self._stop_if_asked()
+
+    def _stop_if_asked(self) -> None:
+        if self._interrupted:
+            raise KeyboardInterrupt
 
     def _say(self, line: str) -> None:
         if self._live:

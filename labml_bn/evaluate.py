@@ -17,6 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from labml_bn.command import Parser, run_command
 from labml_bn.errors import UsageError, UserError
+from labml_bn.files import check_writable
+
+#: The kinds of picture that can be written.
+PICTURES = (".png", ".svg", ".pdf")
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,17 +45,17 @@ def main() -> None:
     parser.add_data_argument()
     arguments = parser.parse_args()
 
-    from labml_bn import figures
-    from labml_bn.checkpoint import WEIGHTS, load_weights
-    from labml_bn.run_folder import find_run
-
     if arguments.figure:
-        figures.check(arguments.figure)
-    run = find_run(arguments.run, arguments.logs)
-    c = load_weights(run / WEIGHTS, **({"data_path": arguments.data} if arguments.data else {}))
+        check_writable(arguments.figure, PICTURES)
+
+    from labml_bn import figures
+    from labml_bn.checkpoint import load_run
+
+    run, c = load_run(arguments.run, arguments.logs, arguments.data)
     kind, samples = arguments.statistics
     _take_statistics(c, kind, samples)
-    print(f"{run}: {c.dataset}, norm={c.norm}, {kind} statistics")
+    of = f" of the first {samples} training images" if samples else ""
+    print(f"{run}: {c.dataset}, norm={c.norm}, {kind} statistics{of}")
     logits, labels = _logits(c)
     print(_report(logits, labels, c.dataset))
     if arguments.figure:
@@ -83,6 +87,8 @@ def _take_statistics(c: "Configs", kind: str, samples: int | None) -> None:
     if kind != "running" and not layers:
         raise UsageError(f"norm={c.norm} has no statistics to take from elsewhere: leave --statistics out")
     if kind == "population":
+        if samples is not None and samples > len(c.train_digits):
+            raise UsageError(f"population:{samples} is more than the run's {len(c.train_digits)} training images")
 
         def progress(batches: Any) -> Any:
             return tqdm(batches, desc="population", leave=False, disable=None)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labml_bn.command import Parser, run_command
-from labml_bn.errors import UsageError, UserError
+from labml_bn.errors import UserError
+from labml_bn.files import check_writable, replacing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,30 +42,22 @@ def main() -> None:
     arguments = parser.parse_args()
     path: Path = arguments.file
     writers = {".onnx": _write_onnx, ".pt2": _write_program}
-    if path.suffix not in writers:
-        raise UsageError(f"{path}: the name ends in .onnx or .pt2")
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"{path}: the folder {path.parent} does not exist")
+    check_writable(path, tuple(writers))
 
     from labml_bn import fold
-    from labml_bn.checkpoint import WEIGHTS, load_weights
+    from labml_bn.checkpoint import load_run
     from labml_bn.mnist import PIXELS
-    from labml_bn.run_folder import find_run
 
-    changes = {"device.use_cuda": False} | ({"data_path": arguments.data} if arguments.data else {})
-    c = load_weights(find_run(arguments.run, arguments.logs) / WEIGHTS, **changes)
+    _, c = load_run(arguments.run, arguments.logs, arguments.data, **{"device.use_cuda": False})
     model = c.model.float()
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
-        with warnings.catch_warnings():  # the exporters warn of their own insides
-            warnings.simplefilter("ignore")
-            program = writers[path.suffix](fold(model), part)
-        images, farthest = _compare(program, model, c.valid_digits.batches(c.valid_batch_size))
-        part.replace(path)
+        with replacing(path) as part:
+            with warnings.catch_warnings():  # the exporters warn of their own insides
+                warnings.simplefilter("ignore")
+                program = writers[path.suffix.lower()](fold(model), part)
+            images, farthest = _compare(program, model, c.valid_digits.batches(c.valid_batch_size))
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
     mean, std = PIXELS[c.dataset]
     print(f"{path}: on {images} test images the same classes as PyTorch, logits within {farthest:.1e}")
     print(f"input: images [batch, 1, 28, 28], float32, each pixel as (pixel / 255 - {mean}) / {std}; output: logits")

@@ -6,33 +6,21 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from labml_bn.errors import UsageError, UserError
+from labml_bn.errors import UserError
+from labml_bn.files import replacing
 from labml_bn.mnist import CLASSES
-
-ENDINGS = (".png", ".svg", ".pdf")
 
 #: Mistakes in one picture, at most.
 MOST = 100
 
 
-def check(path: Path) -> None:
-    """Raise UsageError where a picture cannot be written to `path`: better before the work than after it."""
-    if path.suffix.lower() not in ENDINGS:
-        raise UsageError(f"{path}: a picture's name ends in {', '.join(ENDINGS)}")
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"{path}: the folder {path.parent} does not exist")
-
-
 def save(figure: Figure, path: Path) -> None:
     """Write a picture, whole or not at all. Raises UserError where that fails."""
-    part = path.with_name(f".{path.name}.part")
     try:
-        figure.savefig(part, format=path.suffix[1:].lower())
-        part.replace(path)
+        with replacing(path) as part:
+            figure.savefig(part, format=path.suffix[1:].lower())
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def mistakes(images: Tensor, labels: Tensor, logits: Tensor, dataset: str) -> Figure:

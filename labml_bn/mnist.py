@@ -13,6 +13,7 @@ import numpy as np
 import torch
 import torchvision
 from torch import Tensor
+from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from labml_bn.mnist_files import CHECKSUMS, ensure_files
 
@@ -96,6 +97,9 @@ def load(
 
     The files are fetched into `data_path` where they are missing. Raises UserError where they cannot be had.
     """
-    ensure_files(dataset, data_path)
-    split = getattr(torchvision.datasets, dataset)(data_path, train=train)
-    return Digits.of(dataset, split.data[:samples].to(device), split.targets[:samples].to(device), dtype)
+    # torchvision's own data set would rather read what older versions of it have left in `processed`, unverified.
+    folder = ensure_files(dataset, data_path)
+    split = "train" if train else "t10k"
+    images = read_image_file(str(folder / f"{split}-images-idx3-ubyte"))[:samples]
+    labels = read_label_file(str(folder / f"{split}-labels-idx1-ubyte"))[:samples]
+    return Digits.of(dataset, images.to(device), labels.to(device), dtype)

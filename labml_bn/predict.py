@@ -20,12 +20,11 @@ def main() -> None:
 
     import torch
 
-    from labml_bn.checkpoint import WEIGHTS, load_weights
+    from labml_bn.checkpoint import load_run
     from labml_bn.images import read_digit
     from labml_bn.mnist import CLASSES, Digits
-    from labml_bn.run_folder import find_run
 
-    c = load_weights(find_run(arguments.run, arguments.logs) / WEIGHTS)
+    _, c = load_run(arguments.run, arguments.logs)
     pixels = torch.stack([read_digit(path) for path in arguments.images]).to(c.device)
     digits = Digits.of(c.dataset, pixels, torch.zeros(len(pixels), device=c.device), getattr(torch, c.dtype))
     with torch.no_grad():

@@ -6,13 +6,20 @@ import yaml
 
 from labml_bn.errors import UserError
 
+#: The folder of this project's runs among others' in the logs.
+NAME = "labml_bn"
+
 
 def find_run(name: str, logs: Path) -> Path:
     """The folder of the run that `name` means. Raises UserError where there is none, or more than one."""
-    folder = Path(name).expanduser()
-    if (folder / "run.yaml").is_file():
-        return folder
-    if folder.exists() and name != "latest":
+    folder = Path(name)
+    try:
+        if (folder / "run.yaml").is_file():
+            return folder
+        is_other = folder.exists()
+    except OSError:  # a name that no file can have
+        is_other = False
+    if is_other and name != "latest":
         raise UserError(f"{name} is not the folder of a run: it has no run.yaml")
     runs = list_runs(logs)
     if not runs:
@@ -30,7 +37,7 @@ def find_run(name: str, logs: Path) -> Path:
 
 def list_runs(logs: Path) -> list[Path]:
     """The folders of all runs under `logs`, newest first."""
-    return sorted((path.parent for path in logs.glob("*/*/run.yaml")), key=_started, reverse=True)
+    return sorted((path.parent for path in logs.glob(f"{NAME}/*/run.yaml")), key=_started, reverse=True)
 
 
 def _started(run: Path) -> tuple[str, str, int]:

@@ -9,7 +9,7 @@ A run is a folder `LOGS/labml_bn/UUID` with labml's files: `run.yaml` (when it w
 | `accuracy.train` | over the batches since the last validation | every validation |
 | `loss.valid`, `accuracy.valid` | over the next part of the test images | every validation |
 | `loss.test`, `accuracy.test` | over all the test images | every epoch |
-| `bn.LAYER.running_mean`, `bn.LAYER.running_var` | a value per channel (dashboards: the mean) | every validation |
+| `bn.LAYER.running_mean`, `bn.LAYER.running_var` | a value per channel (on dashboards: the mean) | every validation |
 """
 
 import contextlib
@@ -27,15 +27,14 @@ from labml.internal.tracker.writers.file import FileWriterThread
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from labml_bn.configs import Configs, default, differences
+from labml_bn.configs import Configs, default, differences, folder
 from labml_bn.errors import UserError
-
-NAME = "labml_bn"
+from labml_bn.run_folder import NAME
 
 
 def prepare(settings: Mapping[str, Any]) -> Configs:
     """Set up labml's experiment and work out its parts, the images among them. Nothing of the run is written yet."""
-    logs_path = Path(settings.get("logs_path", default("logs_path"))).expanduser()
+    logs_path = folder(settings.get("logs_path", default("logs_path")))
     c = Configs()
     with _quiet():
         lab.configure({"experiments_path": str(logs_path.absolute())})
@@ -68,10 +67,10 @@ def recording() -> Iterator[Path]:
     run = experiment_singleton().run
     try:
         # labml keeps a folder in the user's home, and two processes that start at once can trip over it.
-        with _quiet(), FileLock(Path.home() / ".labml.lock"):
+        with _quiet(), FileLock(Path.home() / ".labml.lock", timeout=60):
             watcher = experiment.start()
     except OSError as error:
-        raise UserError(f"cannot write the run {run.run_path}: {error.strerror}: {error.filename}") from error
+        raise UserError(f"cannot write the run to {run.run_path}: {error}") from error
     try:
         with watcher:
             yield run.run_path

@@ -10,6 +10,7 @@ The digits are fetched into ./data on the first run. Each run is a new folder in
 """
 
 import os
+import shlex
 from typing import Any
 
 from labml_bn.command import Parser, run_command
@@ -58,8 +59,8 @@ def _train(settings: dict[str, Any]) -> None:
     print(f"Final accuracy {test.accuracy:.2%} ({test.correct} of {test.images}) in {duration(console.elapsed)}")
     print(f"Run: {folder}")
     print("Look at it:")
-    print(f"  python -m labml_bn.evaluate {folder}")
-    print(f"  python -m labml_bn.predict {folder} IMAGE.png")
+    print(f"  python -m labml_bn.evaluate {shlex.quote(folder)}")
+    print(f"  python -m labml_bn.predict {shlex.quote(folder)} IMAGE.png")
 
 
 def _list_of_keys() -> str:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from labml_bn import tracking
 from labml_bn.configs import Configs
+from labml_bn.norm.watching import evaluating
 
 
 @dataclass(frozen=True)
@@ -91,14 +92,12 @@ def train_step(
 
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
-    """How the network does on some batches, in evaluation mode; the mode is put back afterwards."""
-    was_training = model.training
-    model.eval()
+    """How the network does on some batches, in evaluation; every module gets its mode back afterwards."""
     loss, correct, images = 0.0, 0, 0
-    for x, labels in batches:
-        logits = model(x)
-        loss += F.cross_entropy(logits, labels, reduction="sum").item()
-        correct += int((logits.argmax(dim=1) == labels).sum())
-        images += len(labels)
-    model.train(was_training)
+    with evaluating(model):
+        for x, labels in batches:
+            logits = model(x)
+            loss += F.cross_entropy(logits, labels, reduction="sum").item()
+            correct += int((logits.argmax(dim=1) == labels).sum())
+            images += len(labels)
     return Evaluation(loss / images, correct, images)

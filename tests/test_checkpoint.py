@@ -53,6 +53,16 @@ def header_altered(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
+def data_altered(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-5000] ^= 0x01
+    path.write_bytes(bytes(content))
+
+
+def no_settings(path: Path) -> None:
+    rewritten(path, settings="[]")
+
+
 def empty(path: Path) -> None:
     path.write_bytes(b"")
 
@@ -61,10 +71,10 @@ def text(path: Path) -> None:
     path.write_text("these are no weights")
 
 
-def rewritten(path: Path, tensors: dict[str, torch.Tensor] | None = None, **changes: Any) -> None:
+def rewritten(path: Path, **changes: Any) -> None:
     with safetensors.safe_open(path, framework="pt") as file:
         metadata = {**file.metadata(), **changes}
-    save_file(load_file(path) if tensors is None else tensors, path, metadata=metadata)
+    save_file(load_file(path), path, metadata=metadata)
 
 
 def someone_elses(path: Path) -> None:
@@ -84,7 +94,7 @@ def other_settings(path: Path) -> None:
 
 
 def other_network(path: Path) -> None:
-    rewritten(path, tensors={"conv1.weight": torch.zeros(3, 3)})
+    save_weights(path, torch.nn.Linear(2, 3), {"norm": "torch"})
 
 
 @pytest.mark.parametrize(
@@ -93,11 +103,13 @@ def other_network(path: Path) -> None:
         (missing, "has no weights: the run has not finished"),
         (truncated, "cannot be read, or is damaged"),
         (header_altered, "cannot be read, or is damaged"),
+        (data_altered, "is damaged: its weights are not those that were saved"),
+        (no_settings, "has settings that this version does not know"),
         (empty, "cannot be read, or is damaged"),
         (text, "cannot be read, or is damaged"),
         (someone_elses, "was not written by this version of labml_bn"),
         (other_version, "was not written by this version of labml_bn"),
-        (other_keys, "has settings of another version: unknown key 'depth'"),
+        (other_keys, "has settings that this version does not know: unknown key 'depth'"),
         (other_settings, "is of another network than its settings say"),
         (other_network, "is of another network than its settings say"),
     ],

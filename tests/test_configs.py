@@ -42,7 +42,13 @@ def test_every_default_is_a_value_that_its_key_takes() -> None:
 
 
 def test_settings_lists_every_setting_that_labml_has() -> None:
-    """Only the parts that labml works out are no keys."""
+    """Only the parts that labml works out are no keys, and what belongs to the Noam optimizer, which is not offered."""
+    left_out = {"optimizer.parameters", "optimizer.d_model", "optimizer.step_factor", "seed.set"}
+    left_out |= {"device.device", "device.device_info"}
+    for part, cls in configs._PARTS.items():
+        names = {name for c in cls.__mro__ for name in vars(c).get("__annotations__", {}) if not name.startswith("_")}
+        if part:
+            assert {f"{part}.{name}" for name in names} - left_out <= set(KEYS)
     parts = {"seed", "device", "optimizer", "train_digits", "valid_digits", "model", "versions"}
     assert issubclass(configs.Configs, BaseConfigs)
     assert set(configs.Configs.__annotations__) - parts == {key for key in KEYS if "." not in key}
@@ -99,8 +105,8 @@ def test_differences() -> None:
         ("=1", "unknown key ''"),
         ("epochs=-1", "epochs must be at least 1, got -1"),
         ("epochs=0", "epochs must be at least 1, got 0"),
-        ("epochs=1.5", "epochs must be a whole number, got 1.5"),
-        ("epochs=true", "epochs must be a whole number, got True"),
+        ("epochs=1.5", "epochs must be a whole number, got '1.5'"),
+        ("epochs=true", "epochs must be a whole number, got 'true'"),
         ("epochs=", "epochs must be a whole number, got nothing"),
         ("epochs=many", "epochs must be a whole number, got 'many'"),
         ("epochs=[1", "epochs must be a whole number, got '[1'"),
@@ -114,7 +120,16 @@ def test_differences() -> None:
         ("optimizer.betas=[a, b]", "optimizer.betas must be a list of numbers, got ['a', 'b']"),
         ("optimizer.optimizer=Noam", "optimizer.optimizer must be one of Adam, SGD, got 'Noam'"),
         ("norm=layer", "norm must be one of batch_norm, torch, none, got 'layer'"),
-        ("norm=3", "norm must be a word, got 3"),
+        ("norm=3", "norm must be one of batch_norm, torch, none, got '3'"),
+        ("epochs=2001-13-45", "epochs must be a whole number, got '2001-13-45'"),
+        ("epochs=1:30", "epochs must be a whole number, got '1:30'"),
+        ("epochs=" + "9" * 5000, "epochs must be a whole number, got "),
+        ("optimizer.learning_rate=" + "9" * 400, "optimizer.learning_rate must be greater than 0, got inf"),
+        ("optimizer.learning_rate=1:30", "optimizer.learning_rate must be a number, got '1:30'"),
+        ("optimizer.betas=" + "[" * 5000, "optimizer.betas must be a list, got "),
+        ("optimizer.betas=2001-13-45", "optimizer.betas must be a list, got '2001-13-45'"),
+        ("device.use_cuda=" + "[" * 5000, "device.use_cuda must be true or false, got "),
+        ("data_path=", "data_path must be a word, got nothing"),
         ("dataset=CIFAR10", "dataset must be one of MNIST, FashionMNIST, got 'CIFAR10'"),
         ("train_samples=60001", "train_samples must be 1 to 60000, got 60001"),
         ("device.use_cuda=perhaps", "device.use_cuda must be true or false, got 'perhaps'"),
@@ -129,6 +144,22 @@ def test_wrong_arguments(argument: str, message: str) -> None:
         settings([argument])
     assert str(raised.value).startswith(message)
     assert "\n" not in str(raised.value)
+    assert len(str(raised.value)) < 200
+
+
+@pytest.mark.parametrize("word", ["my #1 dir", "2026", "no", "2026-13-01", "~", "a: b", "[x", "null"])
+def test_words_are_taken_as_they_are(word: str) -> None:
+    assert settings([f"data_path={word}"]) == {"data_path": word}
+
+
+@pytest.mark.parametrize(("word", "value"), [("010", 10), ("+3", 3), ("1_000", 1000)])
+def test_whole_numbers_are_decimal(word: str, value: int) -> None:
+    assert settings([f"seed.seed={word}"]) == {"seed.seed": value}
+
+
+def test_the_home_of_nobody() -> None:
+    with pytest.raises(UsageError, match="there is no such home"):
+        configs.folder("~no-such-user/data")
 
 
 def test_a_batch_of_one_is_fine_without_normalization() -> None:
@@ -152,6 +183,10 @@ def test_one_config_file_only() -> None:
         (b"optimizer:\n  lr: 1\n", ": unknown key 'optimizer.lr'"),
         (b"epochs: -1\n", ": epochs must be at least 1, got -1"),
         (b"1: 2\n", ": unknown key '1'"),
+        (b"epochs: 2001-13-45\n", ": not valid YAML: month must be in 1..12"),
+        (b"epochs: &a\n  x: *a\n", ": a value contains itself"),
+        (b"[" * 5000, ": not valid YAML: it is nested too deeply"),
+        (b"optimizer.learning_rate: " + b"9" * 400 + b"\n", ": optimizer.learning_rate must be a number, got "),
     ],
 )
 def test_wrong_files(content: bytes, message: str, tmp_path: Path) -> None:

@@ -106,8 +106,9 @@ def test_figure(command: Run, trained: Path, work: Path, ending: str) -> None:
         (["--statistics", "mean"], 2, "'mean' is not running, population[:N] or batch"),
         (["--statistics", "population:0"], 2, "population:N needs a number of images, at least 2, got '0'"),
         (["--statistics", "population:x"], 2, "population:N needs a number of images, at least 2, got 'x'"),
+        (["--statistics", "population:9999"], 2, "population:9999 is more than the run's 6000 training images"),
         (["--statistics", "batch:3"], 2, "'batch:3' is not running, population[:N] or batch"),
-        (["--figure", "mistakes.bmp"], 2, "a picture's name ends in .png, .svg, .pdf"),
+        (["--figure", "mistakes.bmp"], 2, "the name must end in .png or .svg or .pdf"),
         (["--figure", "nowhere/mistakes.png"], 2, "the folder nowhere does not exist"),
         (["--size", "3"], 2, "unrecognized arguments: --size"),
     ],
@@ -119,6 +120,20 @@ def test_wrong_use(command: Run, trained: Path, work: Path, arguments: list[str]
     assert done.stderr.startswith("error: ")
     assert done.stderr.count("\n") == 1
     assert list(work.iterdir()) == []
+
+
+def test_another_data_folder(command: Run, trained: Path, data_path: Path, work: Path) -> None:
+    (work / "digits").symlink_to(data_path)
+    done = command("evaluate", trained, "--data", "digits")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_test_batch_of_one_image(command: Run, work: Path, data_path: Path) -> None:
+    small = ["epochs=1", "train_samples=500", "valid_samples=101", "valid_batch_size=100", "inner_iterations=1"]
+    assert command("train", *small, f"data_path={data_path}").returncode == 0
+    done = command("evaluate", "latest", "--statistics", "batch")
+    assert done.returncode == 1
+    assert "valid_batch_size=100 makes a batch of one image" in done.stderr
 
 
 def test_no_such_run(command: Run, work: Path) -> None:

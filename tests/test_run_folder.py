@@ -20,6 +20,9 @@ def logs(tmp_path: Path) -> Path:
         run.mkdir(parents=True)
         (run / "run.yaml").write_text(f"trial_date: '{day}'\ntrial_time: '{time}'\nuuid: {uuid}\n")
     (tmp_path / "logs" / "labml_bn" / "empty").mkdir()
+    other = tmp_path / "logs" / "another program" / "cc11"
+    other.mkdir(parents=True)
+    (other / "run.yaml").write_text("trial_date: '2026-02-01'\ntrial_time: '09:00:00'\n")
     return tmp_path / "logs"
 
 
@@ -46,6 +49,8 @@ def test_by_folder(logs: Path) -> None:
     [
         ("aa", r"'aa' is the beginning of 2 runs: aa22, aa11"),
         ("cc", r"no run in .*logs begins with 'cc'; the latest is aa22"),
+        ("x" * 5000, "no run in"),
+        ("~nobody-of-that-name/run", "no run in"),
         ("/tmp", "/tmp is not the folder of a run"),
     ],
 )

@@ -13,8 +13,8 @@ scale $\gamma$ and a shift $\beta$, which are learned:
 $$\hat x = \frac{x - \mu_B}{\sqrt{\sigma_B^2 + \epsilon}} \qquad y = \gamma \hat x + \beta$$
 
 **In a convolutional layer** (§3.2) one channel's values share one mean, one variance, one $\gamma$ and one $\beta$,
-over all positions of all images of the batch. So a convolution before this layer needs no bias: the mean would take it
-away again.
+over all positions of all images of the batch. A bias of the convolution before it would be taken away again with the
+mean, and $\beta$ does its work, so such a convolution needs none.
 
 **At inference** (§3.1, Algorithm 2) an output must not depend on the other inputs of its batch. Then the population's
 mean and variance stand in. They are estimated here while training, as an exponential average over the mini-batches:
@@ -104,7 +104,7 @@ class BatchNorm(_BatchNorm):
 
     @torch.no_grad()
     def _update_running_estimates(self, mean: Tensor, var: Tensor, m: int) -> None:
-        """Average the batch's statistics into the running ones (Algorithm 2, step 10)."""
+        """Average the batch's statistics into the running ones (§3.1)."""
         if self.running_mean is None or self.running_var is None:
             return
         if self.num_batches_tracked is not None:
@@ -114,11 +114,8 @@ class BatchNorm(_BatchNorm):
         if self.unbiased:
             var = var * (m / (m - 1))
         for running, batch in ((self.running_mean, mean), (self.running_var, var)):
-            momentum: float | Tensor
-            if self.momentum is not None:
-                momentum = self.momentum
-            else:
-                assert self.num_batches_tracked is not None
+            momentum: float | Tensor = self.momentum or 0.0
+            if self.momentum is None and self.num_batches_tracked is not None:
                 momentum = 1 / self.num_batches_tracked.to(batch.dtype)
             running.copy_((1 - momentum) * running + momentum * batch)
 

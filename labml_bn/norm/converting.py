@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from labml_bn.norm.batch_norm import BatchNorm, check_arguments
+from labml_bn.norm.watching import evaluating, watching
 
 _Network = TypeVar("_Network", bound=nn.Module)
 
@@ -75,18 +76,6 @@ def _dimensions(model: nn.Module, *example: Tensor) -> dict[nn.Module, int]:
     """The number of dimensions of the input of each `BatchNorm`, as the example reaches it."""
     seen: dict[nn.Module, int] = {}
     layers = [layer for layer in model.modules() if isinstance(layer, BatchNorm)]
-    modes = {module: module.training for module in model.modules()}
-
-    def look(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen[layer] = inputs[0].dim()
-
-    hooks = [layer.register_forward_pre_hook(look) for layer in layers]
-    try:
-        model.eval()
+    with evaluating(model), watching(layers, lambda layer, x: seen.setdefault(layer, x.dim())):
         model(*example)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, training in modes.items():
-            module.training = training
     return seen

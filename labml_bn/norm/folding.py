@@ -41,22 +41,24 @@ def fold(model: nn.Module) -> fx.GraphModule:
     It works for this project's layers and PyTorch's, after `Conv1d`, `2d`, `3d`, their transposed ones and `Linear`.
     What follows what is found by tracing the network, not by names. A normalization stays where it stands after
     something else, or where the output of the layer before it is used elsewhere too, or where one of the two is used
-    more than once or has hooks. `model` is left as it is; the result has its own weights, in the original's dtypes.
+    more than once, has hooks, or has its weights read by the network itself. `model` is left as it is; the result has
+    its own weights, in the original's dtypes.
 
-    A normalization of [batch, length, channels] after a linear layer acts on the length and cannot be folded. Where
-    the sizes do not tell the two apart, the folded network refuses such an input when it gets it.
+    A normalization of [batch, length, channels] after a linear layer acts on the length and cannot be folded, nor one
+    of the unbatched output of a convolution. Where the sizes do not tell such an input, the folded network refuses it
+    with an AssertionError when it gets it.
 
-    Raises ValueError where a batch normalization is in training mode (call `model.eval()` first) or has no running
-    estimates, and where the network cannot be traced.
+    Raises ValueError where any part of the network is in training mode (call `model.eval()` first), where a batch
+    normalization has no running estimates, and where the network cannot be traced.
     """
     for name, layer in model.named_modules():
-        if isinstance(layer, _BatchNorm):
-            if layer.training:
-                raise ValueError(f"cannot fold: layer {name!r} is in training mode; call model.eval() first")
-            if layer.running_mean is None or layer.running_var is None:
-                raise ValueError(
-                    f"cannot fold: layer {name!r} has no running estimates, so its output depends on the batch"
-                )
+        if layer.training:
+            place = f"layer {name!r}" if name else "the network"
+            raise ValueError(f"cannot fold: {place} is in training mode; call model.eval() first")
+        if isinstance(layer, _BatchNorm) and (layer.running_mean is None or layer.running_var is None):
+            raise ValueError(
+                f"cannot fold: layer {name!r} has no running estimates, so its output depends on the batch"
+            )
     model = copy.deepcopy(model)
     try:
         graph = _Tracer().trace(model)
@@ -65,6 +67,8 @@ def fold(model: nn.Module) -> fx.GraphModule:
     network = fx.GraphModule(model, graph)
     modules = dict(network.named_modules())
     calls = [node.target for node in graph.nodes if node.op == "call_module"]
+    read = {str(node.target).rpartition(".")[0] for node in graph.nodes if node.op == "get_attr"}
+    folded: list[tuple[fx.Node, int]] = []
     for node in list(graph.nodes):
         previous: Any = node.args[0] if node.args else None
         layer, before = _module(modules, node), _module(modules, previous)
@@ -78,12 +82,15 @@ def fold(model: nn.Module) -> fx.GraphModule:
             and _channels(before) == layer.num_features
             and len(previous.users) == 1
             and calls.count(node.target) == calls.count(previous.target) == 1
+            and not read & {str(node.target), str(previous.target)}
         ):
             _fold_into(before, layer)
-            if isinstance(before, nn.Linear):
-                _expect_two_dimensions(graph, previous)
+            # A weight [out, in, *] goes with an output [batch, out, *].
+            folded.append((previous, before.get_parameter("weight").dim()))
             node.replace_all_uses_with(previous)
             graph.erase_node(node)
+    for output, dimensions in dict(folded).items():
+        _expect_dimensions(graph, output, dimensions)
     network.delete_all_unused_submodules()
     network.recompile()
     return network
@@ -131,12 +138,14 @@ def _fold_into(before: nn.Module, layer: _BatchNorm) -> None:
     before.bias = nn.Parameter(bias.to(dtype), requires_grad=before.weight.requires_grad)
 
 
-def _expect_two_dimensions(graph: fx.Graph, output: fx.Node) -> None:
-    """Let the network check that the linear layer's output is [batch, channels]."""
-    message = "folded into a linear layer, a batch normalization takes [batch, channels] only"
+def _expect_dimensions(graph: fx.Graph, output: fx.Node, expected: int) -> None:
+    """Let the network check that the output of a layer has its channels in dimension 1."""
+    message = (
+        f"folded into the layer before it, a batch normalization takes [batch, channels, *] of {expected} dimensions"
+    )
     with graph.inserting_after(output):
         dimensions = graph.call_method("dim", (output,))
     with graph.inserting_after(dimensions):
-        is_two = graph.call_function(operator.eq, (dimensions, 2))
-    with graph.inserting_after(is_two):
-        graph.call_function(torch._assert, (is_two, message))
+        as_expected = graph.call_function(operator.eq, (dimensions, expected))
+    with graph.inserting_after(as_expected):
+        graph.call_function(torch._assert, (as_expected, message))

@@ -32,7 +32,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labml_bn.norm.kernels.reference import gradient_sums, input_gradient, moments, normalize
+from labml_bn.norm.kernels.reference import gradient_sums, input_gradient, moments, normalize, widen
 
 
 def batch_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -47,7 +47,7 @@ def batch_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
             mean, var = moments(x)
         else:
             mean, var = x.new_zeros(x.shape[1]), x.new_ones(x.shape[1])
-    y = Normalization.apply(x, mean, var, weight, bias, eps, True)
+    y = Normalization.apply(x, mean, torch.rsqrt(var + eps), weight, bias, eps)
     return y, mean, var
 
 
@@ -56,53 +56,58 @@ def normalize_by(
 ) -> Tensor:
     """Normalize x [batch, channels, *] by a given mean and variance [channels]: evaluation (Algorithm 2, step 11).
 
-    The statistics are constants: no gradient flows into them. Returns y in the shape and dtype of x.
+    The statistics are constants: no gradient flows into them, and the backward pass uses them as they are now, even
+    if the running estimates have moved on by then. Returns y in the shape and dtype of x.
     """
-    y: Tensor = Normalization.apply(x, mean, var, weight, bias, eps, False)
+    with torch.no_grad():
+        mean, inv_std = widen(mean).clone(), torch.rsqrt(widen(var) + eps)
+    y: Tensor = Normalization.apply(x, mean, inv_std, weight, bias, None)
     return y
 
 
 class Normalization(torch.autograd.Function):
-    """y = weight · (x − mean) / sqrt(var + eps) + bias, where mean and var may be the moments of x itself.
+    """y = weight · (x − mean) · inv_std + bias, where the statistics may be those of x itself.
 
-    The statistics come in from outside, so that whoever calls may first combine them with those of other processes.
-    `of_batch` says what they are: the moments of x, through which the gradient of x flows, or constants.
+    They come in from outside, so that whoever calls may first combine them with those of other processes. `eps` says
+    what they are: with the number that is in `inv_std` they are those of x, and the gradient of x flows through them;
+    with None they are constants.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(
-        x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, of_batch: bool
+        x: Tensor, mean: Tensor, inv_std: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float | None
     ) -> Tensor:
         """Algorithm 1, lines 3 and 4."""
-        return normalize(x, mean, torch.rsqrt(var + eps), weight, bias)
+        return normalize(x, mean, inv_std, weight, bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Keep what the backward pass needs: the input and per-channel vectors."""
-        x, mean, var, weight, bias, ctx.eps, ctx.of_batch = inputs
-        ctx.save_for_backward(x, mean, var, weight)
+        x, mean, inv_std, weight, bias, ctx.eps = inputs
+        ctx.save_for_backward(x, mean, inv_std, weight)
         ctx.bias_dtype = None if bias is None else bias.dtype
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         """The closed form derived above."""
         (dy,) = gradients
-        x, mean, var, weight = ctx.saved_tensors
-        if ctx.of_batch and torch.is_grad_enabled() and x.numel() > 0:
+        x, mean, inv_std, weight = ctx.saved_tensors
+        of_batch = ctx.eps is not None
+        if of_batch and torch.is_grad_enabled() and x.numel() > 0:
             # Somebody differentiates this very function (double backward): let the graph see how the moments come
             # from x. The closed form below is then an ordinary function of x, dy and weight.
             mean, var = moments(x)
-        inv_std = torch.rsqrt(var + ctx.eps)
+            inv_std = torch.rsqrt(var + ctx.eps)
 
         sum_dy, sum_dy_xhat = gradient_sums(dy, x, mean, inv_std)
-        needs_dx, _, _, needs_dweight, needs_dbias, _, _ = ctx.needs_input_grad
+        needs_dx, _, _, needs_dweight, needs_dbias, _ = ctx.needs_input_grad
         dx = None
         if needs_dx:
             m = max(x.numel() // x.shape[1], 1)
-            mean_dy, mean_dy_xhat = (sum_dy / m, sum_dy_xhat / m) if ctx.of_batch else (0 * sum_dy, 0 * sum_dy_xhat)
-            dx = input_gradient(dy, x, mean, inv_std, weight, mean_dy, mean_dy_xhat)
+            means = (sum_dy / m, sum_dy_xhat / m) if of_batch else (None, None)
+            dx = input_gradient(dy, x, mean, inv_std, weight, *means)
         dweight = sum_dy_xhat.to(weight.dtype) if needs_dweight else None
         dbias = sum_dy.to(ctx.bias_dtype) if needs_dbias else None
-        return dx, None, None, dweight, dbias, None, None
+        return dx, None, None, dweight, dbias, None

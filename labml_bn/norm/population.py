@@ -14,7 +14,8 @@ the data are cut into batches; and it leaves out how the batches' means vary, wh
 
 `"whole"`: the mean and variance of all the values that the layer gets when the layers before it normalize by their own
 population's statistics, which is what they do at inference. It is a property of the network and the data alone: however
-these are cut into batches, it comes out the same. It takes a pass for each layer, first to last.
+these are cut into batches, it comes out the same. It takes a pass for each layer, first to last, and a network that
+calls each layer but once.
 """
 
 import contextlib
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from labml_bn.norm.kernels.reference import moments
+from labml_bn.norm.watching import evaluating, watching
 
 ESTIMATORS = ("whole", "batches")
 
@@ -45,18 +47,19 @@ def estimate_population(
     It works for this project's layers and PyTorch's. Weights, modes, momentum, counts and hooks stay as they are; if it
     is interrupted or fails, the estimates do too. `running_var` becomes the unbiased estimate, or the biased one where
     a layer has `unbiased=False`. The moments are gathered in float64, so on a network in float64 `"whole"` agrees to
-    rounding whatever the batches. A layer that `model` does not call keeps its estimates.
+    rounding whatever the batches. A layer that the first batch does not reach keeps its
+    estimates.
 
     Arguments:
         model: the network
         batches: the data: inputs [batch, ...], or tuples whose first member is one, as a DataLoader gives them. They
             are gone through several times; what can be iterated but once (a generator) is held in memory.
-        samples: how many of the first samples to take; None takes all
+        samples: how many of the first samples to take, which are then held in memory; None takes all
         estimator: `"whole"` or `"batches"`, as described above. With `"batches"` a batch counts by its size.
         progress: wraps the batches of each pass, to show how far it is (`tqdm.tqdm`)
 
     Raises ValueError for an unknown estimator, `samples` below 1, no data, fewer than two values per channel, and
-    where a layer has no running estimates to set.
+    where a layer has no running estimates to set or, with `"whole"`, is called more than once for an input.
     """
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}")
@@ -66,21 +69,20 @@ def estimate_population(
     for name, layer in layers.items():
         if layer.running_mean is None or layer.running_var is None:
             raise ValueError(f"layer {name!r} keeps no running estimates (track_running_stats=False)")
-    if iter(batches) is batches:
-        batches = list(batches)
+    if samples is not None or iter(batches) is batches:
+        batches = list(_inputs(batches, samples))
 
-    with torch.no_grad(), _restored(model, layers.values()) as keep:
-        model.eval()
+    with torch.no_grad(), evaluating(model), _restored(layers.values()) as keep:
         if estimator == "batches":
             for layer in layers.values():
-                layer.train()
+                layer.training = True
                 layer.momentum = 0.0  # normalize by the batch, and leave the estimates alone
-            found = _measure(model, list(layers.values()), _first(progress(batches), samples), _MeanOfBatches)
+            found = _measure(model, list(layers.values()), _inputs(progress(batches)), _MeanOfBatches)
             for layer, statistics in found.items():
                 _set(layer, statistics)
         else:
-            for layer in _in_order(model, list(layers.values()), batches):
-                found = _measure(model, [layer], _first(progress(batches), samples), _Whole)
+            for layer in _in_order(model, layers, batches):
+                found = _measure(model, [layer], _inputs(progress(batches)), _Whole)
                 _set(layer, found[layer])
         keep()
 
@@ -148,7 +150,7 @@ def _measure(
         if x.numel() > 0:
             found.setdefault(layer, kind()).add(x)
 
-    with _hooked(layers, look):
+    with watching(layers, look):
         for x in batches:
             model(x)
     if layers and not found:
@@ -156,15 +158,22 @@ def _measure(
     return found
 
 
-def _in_order(model: nn.Module, layers: list[_BatchNorm], batches: Batches) -> list[_BatchNorm]:
-    """The layers that the model calls, in the order in which it first calls them."""
-    order: dict[_BatchNorm, None] = {}
-    with _hooked(layers, lambda layer, x: order.setdefault(layer)):
-        for x in _first(batches, 1):
+def _in_order(model: nn.Module, layers: dict[str, _BatchNorm], batches: Batches) -> list[_BatchNorm]:
+    """The layers that the model calls for the first batch, in the order in which it calls them."""
+    order: list[_BatchNorm] = []
+    with watching(layers.values(), lambda layer, x: order.append(layer)):
+        for x in _inputs(batches):
             model(x)
+            break
     if layers and not order:
         raise ValueError("there are no batches to take statistics of")
-    return list(order)
+    for name, layer in layers.items():
+        if order.count(layer) > 1:
+            raise ValueError(
+                f"layer {name!r} is called more than once for an input, so its statistics depend on themselves: "
+                "use estimator='batches'"
+            )
+    return order
 
 
 def _set(layer: _BatchNorm, statistics: Statistics) -> None:
@@ -175,7 +184,7 @@ def _set(layer: _BatchNorm, statistics: Statistics) -> None:
     layer.running_var.copy_(var)
 
 
-def _first(batches: Batches, samples: int | None) -> Iterator[Tensor]:
+def _inputs(batches: Batches, samples: int | None = None) -> Iterator[Tensor]:
     """The inputs of the batches, up to so many samples."""
     for batch in batches:
         x: Tensor = batch[0] if isinstance(batch, tuple | list) else batch
@@ -188,25 +197,9 @@ def _first(batches: Batches, samples: int | None) -> Iterator[Tensor]:
 
 
 @contextlib.contextmanager
-def _hooked(layers: Iterable[nn.Module], look: Callable[[Any, Tensor], Any]) -> Iterator[None]:
-    """Show `look` each input that reaches one of the layers."""
-
-    def hook(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        look(layer, inputs[0])
-
-    handles = [layer.register_forward_pre_hook(hook) for layer in layers]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextlib.contextmanager
-def _restored(model: nn.Module, layers: Iterable[_BatchNorm]) -> Iterator[Callable[[], None]]:
-    """Put everything back at the end: modes and momentum always, the estimates and counts unless `keep` was called."""
+def _restored(layers: Iterable[_BatchNorm]) -> Iterator[Callable[[], None]]:
+    """Put momentum and counts back at the end, and the estimates too unless `keep` was called."""
     layers = list(layers)
-    modes = [(module, module.training) for module in model.modules()]
     momenta = [(layer, layer.momentum) for layer in layers]
     counts = [(b, b.clone()) for layer in layers if (b := layer.num_batches_tracked) is not None]
     estimates = [(b, b.clone()) for layer in layers for b in (layer.running_mean, layer.running_var) if b is not None]
@@ -219,8 +212,6 @@ def _restored(model: nn.Module, layers: Iterable[_BatchNorm]) -> Iterator[Callab
     try:
         yield keep
     finally:
-        for module, training in modes:
-            module.training = training
         for layer, momentum in momenta:
             layer.momentum = momentum
         for buffer, before in counts + ([] if kept else estimates):

@@ -343,6 +343,67 @@ def test_parameters_get_gradients_only_where_asked() -> None:
         assert (layer.bias.grad is not None) == bias_grad
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrow_layers_evaluate_in_float32(dtype: torch.dtype) -> None:
+    """As near to the truth as PyTorch's own layer, and no variance is lost beside an eps that the dtype has."""
+    torch.manual_seed(0)
+    ours, theirs = BatchNorm(50, dtype=dtype).eval(), nn.BatchNorm1d(50, dtype=dtype).eval()
+    for tensor in (ours.weight, ours.bias, ours.running_mean):
+        assert isinstance(tensor, Tensor)
+        nn.init.normal_(tensor)
+    assert ours.running_var is not None
+    nn.init.uniform_(ours.running_var, 0.1, 3)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(200, 50).to(dtype)
+    truth = copy.deepcopy(theirs).double()(x.double())
+    error, theirs_error = ((layer(x).double() - truth).abs().max() for layer in (ours, theirs))
+    assert error <= 1.5 * theirs_error
+    tiny = BatchNorm(1, eps=1e-8, dtype=dtype).eval()
+    nn.init.zeros_(tiny.running_var)  # type: ignore[arg-type]
+    assert tiny(torch.full((2, 1), 1e-4, dtype=dtype)).isfinite().all()
+
+
+def test_one_infinite_gradient_stays_alone_in_evaluation() -> None:
+    ours, theirs = pair((4, 2))
+    ours.eval()
+    theirs.eval()
+    for spoil in (float("inf"), float("nan")):
+        dy = torch.ones(4, 2, dtype=torch.float64)
+        dy[0, 0] = spoil
+        x = torch.randn(4, 2, dtype=torch.float64)
+        torch.testing.assert_close(step(ours, x, dy)[1], step(theirs, x, dy)[1], equal_nan=True)
+        x[1, 1] = spoil
+        torch.testing.assert_close(step(ours, x, dy)[1], step(theirs, x, dy)[1], equal_nan=True)
+
+
+def test_the_estimates_may_move_before_the_backward_pass() -> None:
+    """An evaluation, then a training step, then both backwards: each gradient is of its own time. (PyTorch's layer
+    takes the evaluation's from the estimates as they have become.)"""
+    layer = BatchNorm(2, dtype=torch.float64)
+    at_once, later = copy.deepcopy(layer), layer
+    values = torch.linspace(-1, 1, 8, dtype=torch.float64).view(4, 2)
+    x = values.clone().requires_grad_()
+    at_once.eval()(x).square().sum().backward()
+    at_once.train()(x).pow(3).sum().backward()
+    expected, x = x.grad, values.clone().requires_grad_()
+    loss = later.eval()(x).square().sum()
+    loss = loss + later.train()(x).pow(3).sum()
+    loss.backward()
+    torch.testing.assert_close(x.grad, expected)
+
+
+def test_a_layer_without_a_count() -> None:
+    """`num_batches_tracked` may be None; without it there is no plain average, and PyTorch's layer stays as it is."""
+    for momentum in (0.1, None):
+        ours, theirs = pair((4, 2), momentum=momentum)
+        for layer in (ours, theirs):
+            del layer.num_batches_tracked
+            layer.register_buffer("num_batches_tracked", None)
+        x = torch.randn(4, 2, dtype=torch.float64)
+        torch.testing.assert_close(ours(x), theirs(x))
+        torch.testing.assert_close(ours.running_var, theirs.running_var)
+
+
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_any_shape_layout_and_dtype(data: st.DataObject) -> None:

@@ -84,7 +84,7 @@ def test_linear_of_sequences() -> None:
     x = torch.randn(3, 7, 5)
     torch.testing.assert_close(folded(x), model(x))
     ambiguous = fold(stirred(nn.Sequential(nn.Linear(5, 4), BatchNorm(4))))
-    with pytest.raises(AssertionError, match=r"\[batch, channels\] only"):
+    with pytest.raises(AssertionError, match=r"takes \[batch, channels, \*\] of 2 dimensions"):
         ambiguous(torch.randn(3, 4, 5))
 
 
@@ -133,16 +133,94 @@ def test_what_cannot_be_folded_stays() -> None:
     torch.testing.assert_close(folded(x), model(x))
 
 
-def test_weight_norm_and_subclasses_stay() -> None:
-    class Scaled(nn.Conv1d):
-        def forward(self, input: Tensor) -> Tensor:
-            return super().forward(input).relu()
+class ScaledConvolution(nn.Conv1d):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).relu()
 
-    for convolution in (torch.nn.utils.parametrizations.weight_norm(nn.Conv1d(2, 4, 1)), Scaled(2, 4, 1)):
-        model = stirred(nn.Sequential(convolution, BatchNorm(4)))
+
+class ScaledNorm(BatchNorm):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).relu()
+
+
+def doubling(module: nn.Module, *args: Any) -> Any:
+    return args[-1] * 2
+
+
+def parametrized() -> nn.Module:
+    return nn.Sequential(torch.nn.utils.parametrizations.weight_norm(nn.Conv1d(2, 4, 1)), BatchNorm(4))
+
+
+def hooked_weight() -> nn.Module:
+    """A weight that a hook works out anew at each call, as `torch.nn.utils.weight_norm` did."""
+    model = nn.Sequential(nn.Conv1d(2, 4, 1), BatchNorm(4))
+    stored = model.get_parameter("0.weight").detach().clone()
+
+    def recompute(module: Any, inputs: Any) -> None:
+        module.weight.data = stored * 2
+
+    model[0].register_forward_pre_hook(recompute)
+    return model
+
+
+def hooked_convolution() -> nn.Module:
+    model = nn.Sequential(nn.Conv1d(2, 4, 1), BatchNorm(4))
+    model[0].register_forward_hook(doubling)
+    return model
+
+
+def hooked_norm() -> nn.Module:
+    model = nn.Sequential(nn.Conv1d(2, 4, 1), BatchNorm(4))
+    model[1].register_forward_hook(doubling)
+    return model
+
+
+def other_convolution() -> nn.Module:
+    return nn.Sequential(ScaledConvolution(2, 4, 1), BatchNorm(4))
+
+
+def other_norm() -> nn.Module:
+    return nn.Sequential(nn.Conv1d(2, 4, 1), ScaledNorm(4))
+
+
+class Tied(nn.Module):
+    """Its decoder reads the encoder's weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(5, 4)
+        self.norm = BatchNorm(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = torch.relu(self.norm(self.encoder(x.mean(dim=1))))
+        return nn.functional.linear(h, self.encoder.weight.t())
+
+
+@pytest.mark.parametrize(
+    "make", [parametrized, hooked_weight, hooked_convolution, hooked_norm, other_convolution, other_norm, Tied]
+)
+def test_what_something_else_acts_on_is_the_same(make: Any) -> None:
+    torch.manual_seed(0)
+    model = stirred(make())
+    folded = fold(model)
+    x = torch.randn(3, 2, 5)
+    torch.testing.assert_close(folded(x), model(x))
+
+
+def test_unbatched_convolutions_are_refused() -> None:
+    """Without a batch, our layer takes a convolution's rows for its channels: the folded network does not."""
+    folded = fold(stirred(nn.Sequential(nn.Conv2d(1, 4, 1), BatchNorm(4))))
+    with pytest.raises(AssertionError, match=r"takes \[batch, channels, \*\] of 4 dimensions"):
+        folded(torch.randn(1, 4, 6))
+
+
+def test_one_after_the_other() -> None:
+    torch.manual_seed(0)
+    for first, x in ((nn.Linear(5, 4), torch.randn(3, 5)), (nn.Conv1d(2, 4, 1), torch.randn(3, 2, 5))):
+        model = stirred(nn.Sequential(first, BatchNorm(4), BatchNorm(4), nn.ReLU()))
         folded = fold(model)
-        x = torch.randn(3, 2, 5)
-        torch.testing.assert_close(folded(x), model(x))
+        assert norms(folded) == 0
+        torch.testing.assert_close(folded(x), model(x), rtol=1e-5, atol=1e-5)
 
 
 def test_dtypes_stay() -> None:
@@ -151,8 +229,12 @@ def test_dtypes_stay() -> None:
 
 
 def test_training_mode_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"layer '1' is in training mode; call model.eval\(\) first"):
+    with pytest.raises(ValueError, match=r"the network is in training mode; call model.eval\(\) first"):
         fold(nn.Sequential(nn.Linear(5, 4), BatchNorm(4)))
+    model = nn.Sequential(nn.Linear(5, 4), BatchNorm(4)).eval()
+    model[1].train()
+    with pytest.raises(ValueError, match=r"layer '1' is in training mode"):
+        fold(model)
 
 
 @pytest.mark.parametrize("layer", [BatchNorm, nn.BatchNorm1d])

@@ -217,3 +217,62 @@ def test_a_layer_without_estimates_is_named() -> None:
 
 def test_a_network_without_normalization_is_left_alone() -> None:
     estimate_population(nn.Linear(4, 2).double(), [data()])
+
+
+def test_a_generator_without_end() -> None:
+    model = network()
+    endless = (data()[first : first + 20] for first in itertools.cycle(range(0, 100, 20)))
+    estimate_population(model, endless, samples=50)
+    np.testing.assert_allclose(np.hstack(estimates(model)), np.hstack(numpy_reference(model, data()[:50])), rtol=1e-12)
+
+
+def test_the_first_samples_are_the_same_in_every_pass() -> None:
+    """Also where the data come in another order each time."""
+    passes: list[set[float]] = []
+
+    class Noting(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            passes.append(set(x[:, 0].tolist()))
+            return x
+
+    model = nn.Sequential(Noting(), *network())
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(data()), batch_size=10, shuffle=True)
+    estimate_population(model, loader, samples=10)
+    assert len(passes) >= 2
+    assert all(seen == passes[0] for seen in passes)
+
+
+def test_a_layer_that_is_called_twice() -> None:
+    layer = BatchNorm(4, dtype=torch.float64)
+    model = nn.Sequential(layer, nn.ReLU(), layer)
+    with pytest.raises(ValueError, match=r"layer '0' is called more than once .* use estimator='batches'"):
+        estimate_population(model, [data()])
+    estimate_population(model, [data()], estimator="batches")
+
+
+def test_a_layer_that_is_called_by_keyword() -> None:
+    class Keyword(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = BatchNorm(4, dtype=torch.float64)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.norm(input=x)
+            return y
+
+    model = Keyword()
+    estimate_population(model, [data()])
+    torch.testing.assert_close(model.norm.running_mean, data().mean(dim=0))
+
+
+def test_what_a_module_does_when_it_changes_modes_is_not_done() -> None:
+    class Merging(nn.Linear):
+        def train(self, mode: bool = True) -> Any:
+            with torch.no_grad():
+                self.weight += 1
+            return super().train(mode)
+
+    model = nn.Sequential(Merging(4, 4), BatchNorm(4)).double()
+    before = model.get_parameter("0.weight").clone()
+    estimate_population(model, [data()])
+    torch.testing.assert_close(model.get_parameter("0.weight"), before)

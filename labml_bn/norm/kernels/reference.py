@@ -72,8 +72,8 @@ def input_gradient(
     mean: Tensor,
     inv_std: Tensor,
     weight: Tensor | None,
-    mean_dy: Tensor,
-    mean_dy_xhat: Tensor,
+    mean_dy: Tensor | None,
+    mean_dy_xhat: Tensor | None,
 ) -> Tensor:
     r"""The gradient of the input, in closed form (derived in `labml_bn.norm.functional`).
 
@@ -84,12 +84,14 @@ def input_gradient(
 
     Two things are taken away from dy: its mean, because adding a constant to a channel changes nothing, and its part
     along x̂, because stretching a channel changes nothing either. Where the statistics are constants (evaluation),
-    both means are given as zeros, and what is left is the derivative of an affine map.
+    both means are None, and what is left is the derivative of an affine map.
 
     Returns dx in the shape and dtype of x.
     """
-    centred = widen(x) - along(mean, x)
     scale = inv_std if weight is None else weight * inv_std
+    if mean_dy is None or mean_dy_xhat is None:
+        return (widen(dy) * along(scale, x)).to(x.dtype)
+    centred = widen(x) - along(mean, x)
     dx = torch.addcmul(along(-scale * mean_dy, x), widen(dy), along(scale, x))
     dx = torch.addcmul(dx, centred, along(-scale * inv_std * mean_dy_xhat, x))
     return dx.to(x.dtype)
