@@ -25,7 +25,8 @@ FORMAT = "labml_bn 1"
 def save_weights(path: Path, model: nn.Module, settings: Mapping[str, Any]) -> None:
     """Write the parameters and estimates of `model`, whole or not at all. Raises UserError where that fails."""
     tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
-    metadata = {"format": FORMAT, "settings": json.dumps(dict(settings)), "sha256": _digest(tensors)}
+    written = json.dumps(dict(settings))
+    metadata = {"format": FORMAT, "settings": written, "sha256": _digest(tensors, written)}
     try:
         with replacing(path) as part:
             part.write_bytes(save(tensors, metadata))
@@ -38,7 +39,7 @@ def load_run(name: str, logs: Path, data: str | None = None, **changes: Any) -> 
 
     `data` is the folder of the data sets, if not the run's own. Raises UserError as `find_run` and `load_weights` do.
     """
-    run = find_run(name, logs)
+    run = find_run(name, logs, having=WEIGHTS)
     if data is not None:
         changes["data_path"] = data
     return run, load_weights(run / WEIGHTS, **changes)
@@ -50,7 +51,7 @@ def load_weights(path: Path, **changes: Any) -> Configs:
     `changes` are settings that are not the run's, such as another device. Raises UserError, in one line, where the
     file cannot be read, is damaged, is not a run's, or does not fit the network that its settings make.
     """
-    if not path.exists():
+    if not path.is_file():
         raise UserError(f"{path.parent} has no weights: the run has not finished")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
@@ -60,7 +61,7 @@ def load_weights(path: Path, **changes: Any) -> Configs:
         raise UserError(f"{path} cannot be read, or is damaged: {' '.join(str(error).split())}") from error
     if metadata.get("format") != FORMAT:
         raise UserError(f"{path} was not written by this version of labml_bn: its weights cannot be loaded")
-    if metadata.get("sha256") != _digest(tensors):
+    if metadata.get("sha256") != _digest(tensors, metadata.get("settings", "")):
         raise UserError(f"{path} is damaged: its weights are not those that were saved")
     try:
         settings = from_record(json.loads(metadata["settings"]))
@@ -76,10 +77,10 @@ def load_weights(path: Path, **changes: Any) -> Configs:
     return c
 
 
-def _digest(tensors: Mapping[str, Tensor]) -> str:
-    """A checksum of the tensors: safetensors has none of its own."""
-    digest = hashlib.sha256()
+def _digest(tensors: Mapping[str, Tensor], settings: str) -> str:
+    """A checksum of the file's content: safetensors has none of its own."""
+    digest = hashlib.sha256(settings.encode())
     for name, tensor in sorted(tensors.items()):
-        digest.update(name.encode())
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -36,17 +37,24 @@ class Parser(argparse.ArgumentParser):
 def run_command(main: Callable[[], None]) -> NoReturn:
     """Run a command and exit: 0 done, 1 failed, 2 wrong use, 130 stopped by Ctrl-C. One line says why."""
     status = 0
+    # A standard stream that was closed before the start is None: what is written to it goes nowhere.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
     try:
         main()
         sys.stdout.flush()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print("error:", *str(error).split(), file=sys.stderr)  # one line, whatever a file's name has in it
         status = error.status
     except KeyboardInterrupt as interrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is ending already
         print(": ".join(["interrupted", *map(str, interrupt.args)]), file=sys.stderr)
         status = 130
-    except BrokenPipeError:
-        # Whoever read the output has gone, as `head` does. Python would complain once more when it closes stdout.
+    except OSError as error:
+        # Every other file is written under the eyes of a UserError: this was the output. Where whoever read it has
+        # gone, as `head` does, nothing needs to be said. Python would complain once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            print(f"error: {error.strerror or error}", file=sys.stderr)
         status = 1
     sys.exit(status)

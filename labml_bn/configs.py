@@ -5,7 +5,7 @@ anything else happens. labml then works out the parts, such as the model, from t
 """
 
 import difflib
-import math
+import os
 import platform
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
@@ -140,7 +140,7 @@ def _between(low: int, high: int) -> Range:
     return Range(f"{low} to {high}", lambda value: low <= value <= high)
 
 
-_POSITIVE = Range("greater than 0", lambda value: 0 < value < math.inf)
+_POSITIVE = Range("greater than 0, at most 1e6", lambda value: 0 < value <= 1e6)
 _FRACTION = Range("from 0 to below 1", lambda value: 0 <= value < 1)
 _BETAS = Range("two numbers from 0 to below 1", lambda value: len(value) == 2 and all(0 <= beta < 1 for beta in value))
 _NAME = Range("not empty", lambda value: value != "")
@@ -222,11 +222,11 @@ def differences(settings: Mapping[str, Any]) -> str:
 
 
 def folder(path: str) -> Path:
-    """The folder that a setting names; `~` is the home. Raises UsageError for the home of nobody."""
+    """The folder that a setting names; `~` is the home. Raises UsageError for what cannot be a folder's name."""
     try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise UsageError(f"{path}: there is no such home") from error
+        return Path(os.fsdecode(os.fsencode(path))).expanduser().resolve()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UsageError(f"{path!r} cannot be a folder: {error}") from error
 
 
 def _from_file(path: Path) -> dict[str, Any]:
@@ -282,6 +282,8 @@ def _yaml(text: str) -> Any:
         return yaml.safe_load(text)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+    except (KeyError, AttributeError) as error:  # a tag that does not fit its value, as in `!!bool x`
+        raise ValueError("a value is not of the type that its tag says") from error
 
 
 def _checked(name: str, value: Any) -> Any:

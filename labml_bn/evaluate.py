@@ -48,7 +48,6 @@ def main() -> None:
     if arguments.figure:
         check_writable(arguments.figure, PICTURES)
 
-    from labml_bn import figures
     from labml_bn.checkpoint import load_run
 
     run, c = load_run(arguments.run, arguments.logs, arguments.data)
@@ -59,6 +58,8 @@ def main() -> None:
     logits, labels = _logits(c)
     print(_report(logits, labels, c.dataset))
     if arguments.figure:
+        from labml_bn import figures
+
         mistakes = figures.mistakes(c.valid_digits.images, labels, logits, c.dataset)
         figures.save(mistakes, arguments.figure)
         print(f"mistakes: {arguments.figure}")

@@ -1,5 +1,6 @@
 """Pictures, drawn with matplotlib and written to a file."""
 
+import logging
 import math
 from pathlib import Path
 
@@ -9,6 +10,8 @@ from torch import Tensor
 from labml_bn.errors import UserError
 from labml_bn.files import replacing
 from labml_bn.mnist import CLASSES
+
+logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it speaks of its caches
 
 #: Mistakes in one picture, at most.
 MOST = 100

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
 from labml_bn.errors import UserError
@@ -30,6 +30,7 @@ def read_digit(path: Path) -> Tensor:
     """
     try:
         with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # damaged EXIF data and the like
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as file:
                 ink = _ink(ImageOps.exif_transpose(file))
@@ -46,6 +47,10 @@ def read_digit(path: Path) -> Tensor:
 
 def _ink(image: Any) -> Pixels:
     """How much each pixel stands out from the paper, 0 to 1."""
+    if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
+        image = _stretched(image)
+    if min(image.size) > 56 and image.mode in {"L", "RGB"}:
+        image = image.filter(ImageFilter.MedianFilter(3))  # specks and noise
     grey = image.convert("LA")
     lightness, alpha = (np.asarray(grey.getchannel(channel), dtype=np.float64) / 255 for channel in ("L", "A"))
     if alpha.min() < 1:
@@ -62,9 +67,18 @@ def _ink(image: Any) -> Pixels:
     return ink
 
 
+def _stretched(image: Any) -> Any:
+    """An image of wide or real numbers, its darkest pixel made black and its lightest white."""
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    low, high = values.min(), values.max()
+    grey = (values - low) / (high - low) * 255 if high > low else np.zeros_like(values)
+    return Image.fromarray(grey.round().astype(np.uint8))
+
+
 def _placed(ink: Pixels) -> Pixels:
     """The ink fitted into 20 × 20, its centre of mass in the middle of 28 × 28."""
-    rows, columns = np.flatnonzero(ink.max(axis=1)), np.flatnonzero(ink.max(axis=0))
+    # What is still faint belongs to the digit's edges, or to the paper: it does not say how large the digit is.
+    rows, columns = np.flatnonzero(ink.max(axis=1) > FAINT), np.flatnonzero(ink.max(axis=0) > FAINT)
     digit = Image.fromarray(ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].astype(np.float32))
     scale = 20 / max(digit.size)
     size = (max(1, round(digit.width * scale)), max(1, round(digit.height * scale)))

@@ -9,6 +9,7 @@ Any size, dark on light or light on dark. Prints for each file the class and its
 from pathlib import Path
 
 from labml_bn.command import Parser, run_command
+from labml_bn.errors import UserError
 
 
 def main() -> None:
@@ -30,6 +31,8 @@ def main() -> None:
     with torch.no_grad():
         images, _ = digits.batch(slice(None))
         probabilities, classes = c.model(images).softmax(dim=1).max(dim=1)
+    if not probabilities.isfinite().all():
+        raise UserError("the network gives no numbers: its training has diverged")
     for path, number, probability in zip(arguments.images, classes.tolist(), probabilities.tolist(), strict=True):
         print(f"{path}: {CLASSES[c.dataset][number]} ({probability:.2%})")
 

@@ -6,12 +6,16 @@ import yaml
 
 from labml_bn.errors import UserError
 
-#: The folder of this project's runs among others' in the logs.
-NAME = "labml_bn"
+#: The folder of this project's runs among others' in the logs. It is not called labml_bn: Python, started beside a
+#: folder of that name, would take it for the package.
+NAME = "batch_norm"
 
 
-def find_run(name: str, logs: Path) -> Path:
-    """The folder of the run that `name` means. Raises UserError where there is none, or more than one."""
+def find_run(name: str, logs: Path, having: str = "run.yaml") -> Path:
+    """The folder of the run that `name` means; `latest` is the newest that has the file `having`.
+
+    Raises UserError where there is none, or more than one.
+    """
     folder = Path(name)
     try:
         if (folder / "run.yaml").is_file():
@@ -25,7 +29,10 @@ def find_run(name: str, logs: Path) -> Path:
     if not runs:
         raise UserError(f"there are no runs in {logs} (python -m labml_bn.train makes one)")
     if name == "latest":
-        return runs[0]
+        having_it = [run for run in runs if (run / having).is_file()]
+        if not having_it:
+            raise UserError(f"no run in {logs} has a {having}: none has finished yet")
+        return having_it[0]
     found = [run for run in runs if run.name.startswith(name)]
     if not found:
         raise UserError(f"no run in {logs} begins with {name!r}; the latest is {runs[0].name}")
@@ -44,7 +51,7 @@ def _started(run: Path) -> tuple[str, str, int]:
     """When a run started: the day and second that labml noted, then the time that its file was written."""
     file = run / "run.yaml"
     try:
-        info = yaml.safe_load(file.read_text())
+        info = yaml.safe_load(file.read_text(encoding="utf-8"))
         return str(info["trial_date"]), str(info["trial_time"]), file.stat().st_mtime_ns
-    except (OSError, yaml.YAMLError, TypeError, KeyError):
+    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError):
         return "", "", 0  # a run whose file was damaged is the oldest

@@ -1,6 +1,6 @@
 """What is logged, and where: labml is met here.
 
-A run is a folder `LOGS/labml_bn/UUID` with labml's files: `run.yaml` (when it was, and which code), `configs.yaml`,
+A run is a folder `LOGS/batch_norm/UUID` with labml's files: `run.yaml` (when it was, and which code), `configs.yaml`,
 `log.jsonl` (the metrics) and `run_log.jsonl` (how it ended). A metric's step is the number of training images seen.
 
 | metric | what it is | when |
@@ -14,6 +14,7 @@ A run is a folder `LOGS/labml_bn/UUID` with labml's files: `run.yaml` (when it w
 
 import contextlib
 import io
+import shutil
 import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -37,7 +38,7 @@ def prepare(settings: Mapping[str, Any]) -> Configs:
     logs_path = folder(settings.get("logs_path", default("logs_path")))
     c = Configs()
     with _quiet():
-        lab.configure({"experiments_path": str(logs_path.absolute())})
+        lab.configure({"experiments_path": str(logs_path)})
         _create(comment=differences(settings))
         experiment.configs(c, dict(settings))
         c.seed.set()
@@ -70,7 +71,10 @@ def recording() -> Iterator[Path]:
         with _quiet(), FileLock(Path.home() / ".labml.lock", timeout=60):
             watcher = experiment.start()
     except OSError as error:
-        raise UserError(f"cannot write the run to {run.run_path}: {error}") from error
+        shutil.rmtree(run.run_path, ignore_errors=True)
+        raise UserError(
+            f"cannot write the run to {run.run_path}, or labml's own folder to {Path.home()}: {error}"
+        ) from error
     try:
         with watcher:
             yield run.run_path

@@ -79,7 +79,7 @@ def trained(data_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def runs(work: Path) -> list[Path]:
     """The folders of the runs under `work`, oldest first."""
-    return sorted((work / "logs" / "labml_bn").glob("[!.]*"), key=lambda run: (run / "run.yaml").stat().st_mtime_ns)
+    return sorted((work / "logs" / "batch_norm").glob("[!.]*"), key=lambda run: (run / "run.yaml").stat().st_mtime_ns)
 
 
 def metrics(run: Path) -> dict[str, list[tuple[int, list[float]]]]:

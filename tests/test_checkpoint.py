@@ -10,7 +10,7 @@ import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 
-from labml_bn.checkpoint import FORMAT, WEIGHTS, load_weights, save_weights
+from labml_bn.checkpoint import FORMAT, WEIGHTS, _digest, load_weights, save_weights
 from labml_bn.configs import complete
 from labml_bn.errors import UserError
 from labml_bn.models import ConvNet
@@ -59,6 +59,15 @@ def data_altered(path: Path) -> None:
     path.write_bytes(bytes(content))
 
 
+def settings_altered(path: Path) -> None:
+    path.write_bytes(path.read_bytes().replace(b'train_samples\\": 6000', b'train_samples\\": 7000'))
+
+
+def folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 def no_settings(path: Path) -> None:
     rewritten(path, settings="[]")
 
@@ -74,7 +83,9 @@ def text(path: Path) -> None:
 def rewritten(path: Path, **changes: Any) -> None:
     with safetensors.safe_open(path, framework="pt") as file:
         metadata = {**file.metadata(), **changes}
-    save_file(load_file(path), path, metadata=metadata)
+    tensors = load_file(path)
+    metadata["sha256"] = _digest(tensors, metadata["settings"])
+    save_file(tensors, path, metadata=metadata)
 
 
 def someone_elses(path: Path) -> None:
@@ -104,6 +115,8 @@ def other_network(path: Path) -> None:
         (truncated, "cannot be read, or is damaged"),
         (header_altered, "cannot be read, or is damaged"),
         (data_altered, "is damaged: its weights are not those that were saved"),
+        (settings_altered, "is damaged: its weights are not those that were saved"),
+        (folder, "has no weights: the run has not finished"),
         (no_settings, "has settings that this version does not know"),
         (empty, "cannot be read, or is damaged"),
         (text, "cannot be read, or is damaged"),

@@ -56,6 +56,7 @@ def test_a_wrong_program_is_noticed(trained: Path) -> None:
 
     assert export._compare(right, c.model, batches)[0] == 2000
     wrongs: list[Any] = [lambda x: right(x) * 1.001, lambda x: right(x)[:, ::-1].copy(), lambda x: right(x) * np.nan]
+    wrongs.append(lambda x: np.full((len(x), 10), np.nan, np.float32))
     for wrong in wrongs:
         with pytest.raises(UserError, match="differs from PyTorch's"):
             export._compare(wrong, c.model, batches)

@@ -60,7 +60,38 @@ def small(image: Any) -> Any:
     return image.crop((3, 3, 25, 25))
 
 
-WAYS = [as_it_is, dark_on_light, large, in_a_corner, colour, transparent, transparent_light, small]
+def scanned_wide(image: Any) -> Any:
+    """Sixteen bits, of which the scanner used twelve."""
+    values = np.asarray(ImageOps.invert(image)).astype(np.uint16) * 14 + 400
+    return Image.fromarray(values)
+
+
+def noisy(image: Any) -> Any:
+    values = np.asarray(large(image), dtype=np.float64) * 0.6 + 40
+    noise = np.random.default_rng(0).normal(scale=8, size=values.shape)
+    return Image.fromarray((values + noise).clip(0, 255).astype(np.uint8))
+
+
+def specked(image: Any) -> Any:
+    drawn = large(image)
+    drawn.putpixel((3, 3), 0)
+    drawn.putpixel((395, 390), 0)
+    return drawn
+
+
+WAYS = [
+    as_it_is,
+    dark_on_light,
+    large,
+    in_a_corner,
+    colour,
+    transparent,
+    transparent_light,
+    small,
+    scanned_wide,
+    noisy,
+    specked,
+]
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -16,10 +16,10 @@ def logs(tmp_path: Path) -> Path:
         ("aa22", "2026-01-10", "08:00:00"),
         ("bb", "2026-01-02", "10:00:00"),
     ):
-        run = tmp_path / "logs" / "labml_bn" / uuid
+        run = tmp_path / "logs" / "batch_norm" / uuid
         run.mkdir(parents=True)
         (run / "run.yaml").write_text(f"trial_date: '{day}'\ntrial_time: '{time}'\nuuid: {uuid}\n")
-    (tmp_path / "logs" / "labml_bn" / "empty").mkdir()
+    (tmp_path / "logs" / "batch_norm" / "empty").mkdir()
     other = tmp_path / "logs" / "another program" / "cc11"
     other.mkdir(parents=True)
     (other / "run.yaml").write_text("trial_date: '2026-02-01'\ntrial_time: '09:00:00'\n")
@@ -28,19 +28,27 @@ def logs(tmp_path: Path) -> Path:
 
 def test_newest_first(logs: Path) -> None:
     assert [run.name for run in list_runs(logs)] == ["aa22", "bb", "aa11"]
-    (logs / "labml_bn" / "aa22" / "run.yaml").write_text("[damaged")
-    assert [run.name for run in list_runs(logs)] == ["bb", "aa11", "aa22"]
+    for damaged in (b"[damaged", b"\xff\xfe", b"3"):
+        (logs / "batch_norm" / "aa22" / "run.yaml").write_bytes(damaged)
+        assert [run.name for run in list_runs(logs)] == ["bb", "aa11", "aa22"]
 
 
 @pytest.mark.parametrize(
     ("name", "found"), [("latest", "aa22"), ("bb", "bb"), ("aa1", "aa11"), ("b", "bb"), ("aa22", "aa22")]
 )
 def test_by_name(logs: Path, name: str, found: str) -> None:
-    assert find_run(name, logs) == logs / "labml_bn" / found
+    assert find_run(name, logs) == logs / "batch_norm" / found
+
+
+def test_latest_that_has_a_file(logs: Path) -> None:
+    (logs / "batch_norm" / "aa11" / "weights").touch()
+    assert find_run("latest", logs, having="weights").name == "aa11"
+    with pytest.raises(UserError, match="none has finished yet"):
+        find_run("latest", logs, having="figures")
 
 
 def test_by_folder(logs: Path) -> None:
-    folder = logs / "labml_bn" / "aa11"
+    folder = logs / "batch_norm" / "aa11"
     assert find_run(str(folder), Path("elsewhere")) == folder
 
 

@@ -44,7 +44,7 @@ def test_a_run(train: Run, work: Path, data_path: Path) -> None:
     )
 
     (run,) = runs(work)
-    assert f"Run: logs/labml_bn/{run.name}" in lines
+    assert f"Run: logs/batch_norm/{run.name}" in lines
     logged = metrics(run)
     assert [step for step, _ in logged["loss.train"]] == [
         epoch * 2000 + min(64 * step, 2000) for epoch in range(2) for step in range(1, 33)
@@ -206,7 +206,7 @@ def test_ctrl_c(work: Path, environment: dict[str, str], data_path: Path) -> Non
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     (run,) = runs(work)
-    assert error == f"interrupted: the run so far is in logs/labml_bn/{run.name}\n"
+    assert error == f"interrupted: the run so far is in logs/batch_norm/{run.name}\n"
     assert json.loads((run / "run_log.jsonl").read_text())["status"] == "interrupted"
     steps = [step for step, _ in metrics(run)["loss.train"]]
     expected = [epoch * 2000 + min(64 * step, 2000) for epoch in range(50) for step in range(1, 33)]
@@ -240,6 +240,26 @@ def test_reader_goes_away(work: Path, environment: dict[str, str], data_path: Pa
     _, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (1, "")
     assert metrics(runs(work)[0])["loss.train"]
+
+
+@pytest.mark.parametrize("output", ["/dev/full", None])
+def test_nowhere_to_print(work: Path, environment: dict[str, str], data_path: Path, output: str | None) -> None:
+    """A full disk is said in one line; a closed output is no reason not to train."""
+    command = " ".join(
+        [sys.executable, "-m", "labml_bn.train", *SMOKE, digits(data_path), f">{output}" if output else ">&-"]
+    )
+    done = subprocess.run(
+        command, shell=True, cwd=work, env=environment, stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == ((1, "error: No space left on device\n") if output else (0, ""))
+
+
+def test_beside_its_own_runs(command: Run, work: Path, data_path: Path) -> None:
+    """Where the runs lie in the folder in which one stands, Python still finds the package."""
+    for _ in range(2):
+        done = command("train", *SMOKE, "logs_path=.", digits(data_path))
+        assert (done.returncode, done.stderr) == (0, "")
+    assert command("evaluate", "latest", "--logs", ".").returncode == 0
 
 
 def test_on_a_terminal(work: Path, environment: dict[str, str], data_path: Path) -> None:
