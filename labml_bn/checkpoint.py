@@ -10,10 +10,11 @@ import safetensors
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from labml_bn.configs import Configs, configure, from_record
+from labml_bn.configs import Configs, configure
 from labml_bn.errors import UsageError, UserError
 from labml_bn.files import replacing
 from labml_bn.run_folder import find_run
+from labml_bn.settings import from_record
 
 #: The file in a run's folder.
 WEIGHTS = "model.safetensors"

@@ -1,6 +1,7 @@
-"""Writing files whole or not at all."""
+"""Naming folders, and writing files whole or not at all."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,3 +28,11 @@ def check_writable(path: Path, endings: tuple[str, ...]) -> None:
         raise UsageError(f"{path}: the name must end in {' or '.join(endings)}")
     if not path.absolute().parent.is_dir():
         raise UsageError(f"{path}: the folder {path.parent} does not exist")
+
+
+def folder(path: str) -> Path:
+    """The folder that a setting names; `~` is the home. Raises UsageError for what cannot be a folder's name."""
+    try:
+        return Path(os.fsdecode(os.fsencode(path))).expanduser().resolve()
+    except (RuntimeError, ValueError, OSError) as error:
+        raise UsageError(f"{path!r} cannot be a folder: {error}") from error

@@ -28,9 +28,11 @@ from labml.internal.tracker.writers.file import FileWriterThread
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from labml_bn.configs import Configs, default, differences, folder
+from labml_bn.configs import Configs
 from labml_bn.errors import UserError
+from labml_bn.files import folder
 from labml_bn.run_folder import NAME
+from labml_bn.settings import default, differences
 
 
 def prepare(settings: Mapping[str, Any]) -> Configs:

@@ -26,12 +26,12 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="print every key and exit")
     arguments = parser.parse_args()
 
-    from labml_bn import configs
+    from labml_bn import settings
 
     if arguments.list:
         print(_list_of_keys())
     else:
-        _train(configs.settings(arguments.settings))
+        _train(settings.read(arguments.settings))
 
 
 def _train(settings: dict[str, Any]) -> None:
@@ -41,8 +41,8 @@ def _train(settings: dict[str, Any]) -> None:
     import torch
 
     from labml_bn import checkpoint, tracking, training
-    from labml_bn.configs import complete
     from labml_bn.console import Console, duration
+    from labml_bn.settings import complete
 
     c = tracking.prepare(settings)
     if c.device.type == "cuda":
@@ -64,13 +64,13 @@ def _train(settings: dict[str, Any]) -> None:
 
 
 def _list_of_keys() -> str:
-    from labml_bn import configs
     from labml_bn.console import table
+    from labml_bn.settings import KEYS, Range, default
 
     rows = [["key", "type", "default", "options", "meaning"]]
-    for name, key in configs.KEYS.items():
-        options = key.takes.words if isinstance(key.takes, configs.Range) else ", ".join(key.takes or ())
-        rows.append([name, key.type.__name__, str(configs.default(name)), options, key.meaning])
+    for name, key in KEYS.items():
+        options = key.takes.words if isinstance(key.takes, Range) else ", ".join(key.takes or ())
+        rows.append([name, key.type.__name__, str(default(name)), options, key.meaning])
     return table(rows)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from labml_bn.configs import settings
+from labml_bn.settings import read
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -26,7 +26,7 @@ def test_every_command_is_there() -> None:
 def test_train_commands_are_right() -> None:
     for arguments in re.findall(r"labml_bn\.train ([^`#\n]+)", README):
         words = [str(ROOT / word) if word.endswith(".yaml") else word for word in arguments.split()]
-        assert words == ["--list"] or settings(words)
+        assert words == ["--list"] or read(words)
 
 
 def test_code_runs() -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from labml.configs import BaseConfigs
 
-from labml_bn import configs
-from labml_bn.configs import KEYS, default, differences, settings
+from labml_bn import configs, files, settings
 from labml_bn.errors import UsageError
+from labml_bn.settings import KEYS, default, differences, read
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -39,14 +39,14 @@ def test_defaults_are_the_annotated_experiments() -> None:
 
 def test_every_default_is_a_value_that_its_key_takes() -> None:
     for key in KEYS:
-        assert configs._checked(key, default(key)) == default(key)
+        assert settings._checked(key, default(key)) == default(key)
 
 
 def test_settings_lists_every_setting_that_labml_has() -> None:
     """Only the parts that labml works out are no keys, and what belongs to the Noam optimizer, which is not offered."""
     left_out = {"optimizer.parameters", "optimizer.d_model", "optimizer.step_factor", "seed.set"}
     left_out |= {"device.device", "device.device_info"}
-    for part, cls in configs._PARTS.items():
+    for part, cls in configs.PARTS.items():
         names = {name for c in cls.__mro__ for name in vars(c).get("__annotations__", {}) if not name.startswith("_")}
         if part:
             assert {f"{part}.{name}" for name in names} - left_out <= set(KEYS)
@@ -56,14 +56,14 @@ def test_settings_lists_every_setting_that_labml_has() -> None:
 
 
 def test_nothing_said() -> None:
-    assert settings([]) == {}
+    assert read([]) == {}
 
 
 def test_file_and_command_line(tmp_path: Path) -> None:
     """Nested and dotted keys mean the same, and what comes later wins."""
     file = tmp_path / "c.yaml"
     file.write_text("epochs: 3\noptimizer:\n  learning_rate: 1e-2\n  betas: [0, 0.5]\nseed.seed: 7\n")
-    assert settings([str(file), "epochs=4", "norm=none", "device.use_cuda=false", "data_path=a=b"]) == {
+    assert read([str(file), "epochs=4", "norm=none", "device.use_cuda=false", "data_path=a=b"]) == {
         "epochs": 4,
         "optimizer.learning_rate": 0.01,
         "optimizer.betas": [0.0, 0.5],
@@ -76,23 +76,23 @@ def test_file_and_command_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", ["1e-3", "0.001", "1.0e-3", ".001"])
 def test_ways_to_write_a_number(text: str) -> None:
-    assert settings([f"optimizer.learning_rate={text}"]) == {"optimizer.learning_rate": 0.001}
+    assert read([f"optimizer.learning_rate={text}"]) == {"optimizer.learning_rate": 0.001}
 
 
 @pytest.mark.parametrize("name", ["batch_norm", "no_norm", "torch_norm", "smoke", "fashion"])
 def test_the_configs_of_the_project(name: str) -> None:
     """Each can be read, and its first line is the command that runs it."""
     path = CONFIGS / f"{name}.yaml"
-    assert settings([str(path)])
+    assert read([str(path)])
     assert path.read_text().startswith(f"# python -m labml_bn.train configs/{name}.yaml\n")
 
 
 def test_batch_norm_yaml_says_the_defaults() -> None:
-    assert differences(settings([str(CONFIGS / "batch_norm.yaml")])) == ""
+    assert differences(read([str(CONFIGS / "batch_norm.yaml")])) == ""
 
 
 def test_differences() -> None:
-    said = settings(["epochs=10", "norm=none", "optimizer.learning_rate=1e-2"])
+    said = read(["epochs=10", "norm=none", "optimizer.learning_rate=1e-2"])
     assert differences(said) == "norm=none optimizer.learning_rate=0.01"
 
 
@@ -145,7 +145,7 @@ def test_differences() -> None:
 )
 def test_wrong_arguments(argument: str, message: str) -> None:
     with pytest.raises(UsageError) as raised:
-        settings([argument])
+        read([argument])
     assert str(raised.value).startswith(message)
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < 200
@@ -153,12 +153,12 @@ def test_wrong_arguments(argument: str, message: str) -> None:
 
 @pytest.mark.parametrize("word", ["my #1 dir", "2026", "no", "2026-13-01", "~", "a: b", "[x", "null"])
 def test_words_are_taken_as_they_are(word: str) -> None:
-    assert settings([f"data_path={word}"]) == {"data_path": word}
+    assert read([f"data_path={word}"]) == {"data_path": word}
 
 
 @pytest.mark.parametrize(("word", "value"), [("010", 10), ("+3", 3), ("1_000", 1000)])
 def test_whole_numbers_are_decimal(word: str, value: int) -> None:
-    assert settings([f"seed.seed={word}"]) == {"seed.seed": value}
+    assert read([f"seed.seed={word}"]) == {"seed.seed": value}
 
 
 @pytest.mark.parametrize("name", ["~no-such-user/data", "a\0b", "\ud800", "loop"])
@@ -169,16 +169,16 @@ def test_what_cannot_be_a_folder(name: str, tmp_path: Path, monkeypatch: pytest.
         if sys.version_info >= (3, 13):
             pytest.skip("Path.resolve takes loops as they are")
     with pytest.raises(UsageError, match="cannot be a folder"):
-        configs.folder(name)
+        files.folder(name)
 
 
 def test_a_batch_of_one_is_fine_without_normalization() -> None:
-    assert settings(["train_batch_size=1", "norm=none"])
+    assert read(["train_batch_size=1", "norm=none"])
 
 
 def test_one_config_file_only() -> None:
     with pytest.raises(UsageError, match=r"'b\.yaml' is not a setting"):
-        settings(["epochs=1", "b.yaml"])
+        read(["epochs=1", "b.yaml"])
 
 
 @pytest.mark.parametrize(
@@ -204,11 +204,11 @@ def test_wrong_files(content: bytes, message: str, tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
     file.write_bytes(content)
     with pytest.raises(UsageError) as raised:
-        settings([str(file)])
+        read([str(file)])
     assert str(raised.value).startswith(f"{file}{message}")
     assert "\n" not in str(raised.value)
 
 
 def test_a_folder_as_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot read the config file"):
-        settings([str(tmp_path)])
+        read([str(tmp_path)])
