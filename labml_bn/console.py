@@ -41,7 +41,9 @@ class Console:
         self._started = self._epoch_started = time.monotonic()
 
     def __enter__(self) -> "Console":
-        self._old_handler = signal.signal(signal.SIGINT, self._interrupt)
+        self._old_handler = signal.getsignal(signal.SIGINT)
+        if self._old_handler is not signal.SIG_IGN:  # a shell lets what it runs in the background ignore Ctrl-C
+            signal.signal(signal.SIGINT, self._interrupt)
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -189,9 +189,15 @@ def test_help_and_list(train: Run, work: Path) -> None:
 
 
 def start(work: Path, environment: dict[str, str], *arguments: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "labml_bn.train", *arguments]
+    """A training that Ctrl-C acts on, also where the tests run in a shell's background."""
     return subprocess.Popen(
-        command, cwd=work, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "labml_bn.train", *arguments],
+        cwd=work,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -225,7 +231,8 @@ def test_ctrl_c_while_starting(work: Path, environment: dict[str, str], data_pat
     except subprocess.TimeoutExpired:  # Python swallows an interrupt that falls into a callback: press again
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
+    # Where the interrupt falls into code that an extension runs, Python ends by the signal: a shell shows 130 for it too.
+    assert process.returncode in {130, -signal.SIGINT}
     assert error.startswith("interrupted")
     assert error.count("\n") == 1
 
