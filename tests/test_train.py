@@ -231,7 +231,7 @@ def test_ctrl_c_while_starting(work: Path, environment: dict[str, str], data_pat
     except subprocess.TimeoutExpired:  # Python swallows an interrupt that falls into a callback: press again
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
-    # Where the interrupt falls into code that an extension runs, Python ends by the signal: a shell shows 130 for it too.
+    # Where it falls into code that an extension runs, Python ends by the signal: a shell shows 130 for that too.
     assert process.returncode in {130, -signal.SIGINT}
     assert error.startswith("interrupted")
     assert error.count("\n") == 1
