@@ -11,7 +11,7 @@ import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from labml_bn.command import Parser, run_command
 from labml_bn.errors import UserError
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
 
     #: Takes images [n, 1, 28, 28] and gives logits [n, classes], both float32.
     Program = Callable[["npt.NDArray[np.float32]"], "npt.NDArray[np.float32]"]
-
-#: Images in the batch that the export is traced with; the exported network takes any number.
-EXAMPLE = 2
 
 #: How far the exported network's logits may be from PyTorch's, relative to the largest.
 TOLERANCE = 1e-4
@@ -72,13 +69,10 @@ def _write_onnx(network: "nn.Module", path: Path) -> "Program":
         raise UserError(f"ONNX needs the package {error.name}: pip install 'labml-bn[export]'") from error
     import torch
 
-    batch = torch.export.Dim("batch", min=1)
-    example = (torch.zeros(EXAMPLE, 1, 28, 28),)
     written = torch.onnx.export(
         network,
-        example,
+        **_any_batch(),
         dynamo=True,
-        dynamic_shapes=({0: batch},),
         input_names=["images"],
         output_names=["logits"],
         verbose=False,
@@ -92,14 +86,19 @@ def _write_onnx(network: "nn.Module", path: Path) -> "Program":
 def _write_program(network: "nn.Module", path: Path) -> "Program":
     import torch
 
-    batch = torch.export.Dim("batch", min=1)
-    example = (torch.zeros(EXAMPLE, 1, 28, 28),)
     # By way of memory: torch.export.save ends the whole process where it meets a full disk.
     content = io.BytesIO()
-    torch.export.save(torch.export.export(network, example, dynamic_shapes=({0: batch},)), content)
+    torch.export.save(torch.export.export(network, **_any_batch()), content)
     path.write_bytes(content.getvalue())
     module = torch.export.load(path).module()
     return lambda images: module(torch.from_numpy(images)).detach().numpy()
+
+
+def _any_batch() -> dict[str, Any]:
+    """What both exporters trace the network with: an example, and that its batch may be of any size."""
+    import torch
+
+    return {"args": (torch.zeros(2, 1, 28, 28),), "dynamic_shapes": ({0: torch.export.Dim("batch", min=1)},)}
 
 
 def _compare(program: "Program", model: "nn.Module", batches: "Batches") -> tuple[int, float]:

@@ -47,7 +47,7 @@ def estimate_population(
     It works for this project's layers and PyTorch's. Weights, modes, momentum, counts and hooks stay as they are; if it
     is interrupted or fails, the estimates do too. `running_var` becomes the unbiased estimate, or the biased one where
     a layer has `unbiased=False`. The moments are gathered in float64, so on a network in float64 `"whole"` agrees to
-    rounding whatever the batches. A layer that the first batch does not reach keeps its
+    rounding whatever the batches. A layer that `model` does not call (`"whole"`: for the first batch) keeps its
     estimates.
 
     Arguments:
