@@ -27,6 +27,10 @@ class Parser(argparse.ArgumentParser):
     def add_run_argument(self) -> None:
         """RUN, and the folder where it is looked for."""
         self.add_argument("run", metavar="RUN", help="a run's folder, its uuid or the beginning of it, or `latest`")
+        self.add_logs_argument()
+
+    def add_logs_argument(self) -> None:
+        """Where the runs are."""
         self.add_argument("--logs", type=Path, default=Path("logs"), metavar="DIR", help="the folder of the runs")
 
     def add_data_argument(self) -> None:

@@ -1,7 +1,10 @@
 """Pictures, drawn with matplotlib and written to a file."""
 
+import html
+import io
 import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -24,6 +27,53 @@ def save(figure: Figure, path: Path) -> None:
             figure.savefig(part, format=path.suffix[1:].lower())
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def save_page(rows: Sequence[Sequence[str]], figure: Figure, path: Path) -> None:
+    """Write a page that needs no other file: a table, whose first row is its heading, and a picture under it.
+
+    Raises UserError where it cannot be written.
+    """
+    svg = io.StringIO()
+    figure.savefig(svg, format="svg")
+    heading, *body = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows)
+    lines = "\n".join(f"<tr>{row}</tr>" for row in body)
+    page = _PAGE.format(
+        heading=heading.replace("td>", "th>"), rows=lines, svg=svg.getvalue()[svg.getvalue().index("<svg") :]
+    )
+    try:
+        with replacing(path) as part:
+            part.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width">
+<title>labml_bn: runs compared</title>
+<style>
+body {{ font: 15px system-ui, sans-serif; margin: 2em auto; max-width: 1200px; padding: 0 1em; }}
+.wide {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; }}
+th, td {{ padding: .3em .8em; text-align: left; border-bottom: 1px solid #ccc; white-space: nowrap; }}
+svg {{ width: 100%; height: auto; }}
+</style>
+</head>
+<body>
+<h1>Runs compared</h1>
+<div class="wide"><table>
+<thead><tr>{heading}</tr></thead>
+<tbody>
+{rows}
+</tbody>
+</table></div>
+{svg}
+</body>
+</html>
+"""
 
 
 def mistakes(images: Tensor, labels: Tensor, logits: Tensor, dataset: str) -> Figure:

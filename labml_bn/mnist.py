@@ -11,9 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision
 from torch import Tensor
-from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from labml_bn.mnist_files import CHECKSUMS, ensure_files
 
@@ -23,7 +21,10 @@ DATASETS = list(CHECKSUMS)
 #: The names of the classes, by data set.
 CLASSES = {
     "MNIST": [str(digit) for digit in range(10)],
-    "FashionMNIST": list(torchvision.datasets.FashionMNIST.classes),
+    "FashionMNIST": [
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    ],
 }
 
 #: Mean and standard deviation of the training pixels, in [0, 1], by data set.
@@ -97,6 +98,9 @@ def load(
 
     The files are fetched into `data_path` where they are missing. Raises UserError where they cannot be had.
     """
+    # Importing torchvision takes as long as importing torch: those who need no images need not wait for it.
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+
     # torchvision's own data set would rather read what older versions of it have left in `processed`, unverified.
     folder = ensure_files(dataset, data_path)
     split = "train" if train else "t10k"

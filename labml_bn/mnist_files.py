@@ -26,7 +26,6 @@ from urllib.error import HTTPError
 
 import numpy as np
 import numpy.typing as npt
-import torchvision
 from filelock import FileLock
 from tqdm import tqdm
 
@@ -125,6 +124,8 @@ Source = Callable[[list[str]], Iterable[tuple[str, bytes]]]
 def _sources(dataset: str, folder: Path) -> Iterable[tuple[str, Source]]:
     """The sources in the order in which they are tried: a name, and what gives the contents of files."""
     yield "the data folder", partial(_from_archives, folder, CHECKSUMS[dataset])
+    import torchvision  # here, because it takes as long as torch, and where the files are there nobody needs it
+
     for mirror in getattr(torchvision.datasets, dataset).mirrors:
         yield mirror, partial(_from_mirror, mirror)
     if dataset == "MNIST":

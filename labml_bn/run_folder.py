@@ -1,5 +1,7 @@
 """Finding a run by what a person calls it: its folder, its uuid or the beginning of it, or `latest`."""
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -9,6 +11,10 @@ from labml_bn.errors import UserError
 #: The folder of this project's runs among others' in the logs. It is not called labml_bn: Python, started beside a
 #: folder of that name, would take it for the package.
 NAME = "batch_norm"
+
+#: The file of a run's metrics, and the one that is locked for as long as the run is going on.
+LOG = "log.jsonl"
+LOCK = "run.lock"
 
 
 def find_run(name: str, logs: Path, having: str = "run.yaml") -> Path:
@@ -40,6 +46,20 @@ def find_run(name: str, logs: Path, having: str = "run.yaml") -> Path:
         names = ", ".join(run.name for run in found[:5])
         raise UserError(f"{name!r} is the beginning of {len(found)} runs: {names}")
     return found[0]
+
+
+def find_runs(names: Sequence[str], logs: Path) -> list[Path]:
+    """The folders of the runs that `names` mean, each once; `latest:N` are the N newest, the newest of them last.
+
+    Raises UserError as `find_run` does.
+    """
+    found: dict[Path, Path] = {}
+    for name in names:
+        several = re.fullmatch(r"latest:([1-9][0-9]*)", name)
+        runs = list_runs(logs)[: int(several[1])][::-1] if several else []
+        for run in runs or [find_run("latest" if several else name, logs)]:
+            found.setdefault(run.resolve(), run)
+    return list(found.values())
 
 
 def list_runs(logs: Path) -> list[Path]:

@@ -72,6 +72,10 @@ KEYS: dict[str, Key] = {
     "logs_path": Key(str, "the folder of the runs", _NAME),
 }
 
+#: What a run is called by is short, and says nothing of where its files are.
+_SHORT = {"optimizer.learning_rate": "lr", "optimizer.eps": "adam_eps", "train_batch_size": "batch_size"}
+_NOT_IN_NAMES = {"norm", "data_path", "logs_path"}
+
 
 def default(key: str) -> Any:
     """The default of a key of `KEYS`."""
@@ -114,6 +118,23 @@ def from_record(settings: Mapping[str, Any]) -> dict[str, Any]:
 def differences(settings: Mapping[str, Any]) -> str:
     """What of `settings` is not the default, as `key=value` words."""
     return " ".join(f"{key}={value}" for key, value in settings.items() if value != default(key))
+
+
+def name_of(settings: Mapping[str, Any]) -> str:
+    """A short name for a run with these settings: its normalization, then what else is not the default."""
+    norm = settings.get("norm", default("norm"))
+    words = [{"none": "no_norm", "torch": "torch_norm"}.get(norm, norm)]
+    for key, value in settings.items():
+        if key not in _NOT_IN_NAMES and value != default(key):
+            words.append(f"{_SHORT.get(key, key.rpartition('.')[2])}={_word(value)}")
+    return " ".join(words)
+
+
+def _word(value: Any) -> str:
+    """A value as it is written on the command line, without blanks."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value).replace(" ", "")
 
 
 def _from_file(path: Path) -> dict[str, Any]:

@@ -14,8 +14,9 @@ A run is a folder `LOGS/batch_norm/UUID` with labml's files: `run.yaml` (when it
 
 import contextlib
 import io
+import json
 import shutil
-import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,17 @@ import torch
 from filelock import FileLock
 from labml import experiment, lab, tracker
 from labml.internal.experiment import experiment_singleton
-from labml.internal.tracker.writers.file import FileWriterThread
+from labml.internal.tracker import tracker_singleton
+from labml.internal.tracker.indicators import Indicator
+from labml.internal.tracker.writers import Writer
+from labml.internal.util.values import to_numpy
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from labml_bn.configs import Configs
 from labml_bn.errors import UserError
 from labml_bn.files import folder
-from labml_bn.run_folder import NAME
+from labml_bn.run_folder import LOCK, LOG, NAME
 from labml_bn.settings import default, differences
 
 
@@ -53,37 +57,72 @@ def _create(comment: str) -> None:
     package = Path(__file__).parent
     try:
         lab.configure({"path": str(package.parent)})
-        experiment.create(name=NAME, comment=comment, writers={"file"}, python_file=__file__)
+        experiment.create(name=NAME, comment=comment, writers=set(), python_file=__file__)
     except Exception:
         # A repository that git refuses to read, because it is somebody else's, say. GitPython's errors cannot be
         # named here: without a git on the machine it cannot be imported. Any other error comes up again at once.
         lab.configure({"path": str(package)})
-        experiment.create(name=NAME, comment=comment, writers={"file"}, python_file=__file__)
+        experiment.create(name=NAME, comment=comment, writers=set(), python_file=__file__)
 
 
 @contextlib.contextmanager
 def recording() -> Iterator[Path]:
     """Record the prepared experiment for as long as the block runs. Gives the run's folder.
 
-    The log is complete when the block has ended, however it ended. Raises UserError where the run cannot be written.
+    The log is complete when the block has ended, however it ended. The run's lock is held for as long, so that others
+    can tell that it is going on. Raises UserError where the run cannot be written.
     """
     run = experiment_singleton().run
+    lock = FileLock(run.run_path / LOCK)
     try:
         # labml keeps a folder in the user's home, and two processes that start at once can trip over it.
         with _quiet(), FileLock(Path.home() / ".labml.lock", timeout=60):
             watcher = experiment.start()
+        lock.acquire()
     except OSError as error:
         shutil.rmtree(run.run_path, ignore_errors=True)
         raise UserError(
             f"cannot write the run to {run.run_path}, or labml's own folder to {Path.home()}: {error}"
         ) from error
-    try:
-        with watcher:
-            yield run.run_path
-    finally:
-        for thread in threading.enumerate():
-            if isinstance(thread, FileWriterThread):
-                thread.join()
+    _log.path = run.run_path / LOG
+    tracker_singleton().add_writer(_log)
+    with lock, watcher:
+        yield run.run_path
+
+
+def flush() -> None:
+    """Write what has been logged since the last time, for whoever follows the run."""
+    _log.flush()
+
+
+class _Log(Writer):  # type: ignore[misc]
+    """The metrics' file, a JSON object a line: labml's format, written when it is told to.
+
+    labml's own writer keeps up to a minute of metrics in memory, and writes them in a thread of its own.
+    """
+
+    path: Path
+
+    def __init__(self) -> None:
+        self._track: dict[str, list[tuple[int, list[float]]]] = {}
+
+    def write(self, *, global_step: int, indicators: Mapping[str, Indicator]) -> None:
+        """Take what has been logged at a step. labml calls it."""
+        for indicator in indicators.values():
+            if not indicator.is_empty():
+                points = self._track.setdefault(indicator.mean_key, [])
+                points.append((global_step, to_numpy(indicator.get_all_values()).tolist()))
+
+    def flush(self) -> None:
+        """Append what has been taken as one line. labml calls it at the end of a run."""
+        if self._track:
+            line = json.dumps({"track": self._track, "time": time.time()})
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+            self._track = {}
+
+
+_log = _Log()
 
 
 class TrainingMetrics:

@@ -67,10 +67,12 @@ def train(c: Configs, watcher: Watcher) -> Evaluation:
                     if start < stop:
                         valid = evaluate(c.model, c.valid_digits.batches(c.valid_batch_size, start, stop))
                         tracking.save_evaluation(seen, "valid", valid.loss, valid.accuracy)
+                        tracking.flush()
                         watcher.validation(epoch + 1, step, train_loss, train_accuracy, valid)
 
             test = evaluate(c.model, c.valid_digits.batches(c.valid_batch_size))
             tracking.save_evaluation(seen, "test", test.loss, test.accuracy)
+            tracking.flush()
             watcher.epoch(epoch + 1, test)
     finally:
         metrics.save()

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from labml_bn.errors import UserError
-from labml_bn.run_folder import find_run, list_runs
+from labml_bn.run_folder import find_run, find_runs, list_runs
 
 
 @pytest.fixture
@@ -70,3 +70,23 @@ def test_not_found(logs: Path, name: str, message: str) -> None:
 def test_no_runs(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there are no runs in"):
         find_run("latest", tmp_path / "logs")
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["latest:2"], ["bb", "aa22"]),
+        (["latest:9"], ["aa11", "bb", "aa22"]),
+        (["bb", "latest", "aa1", "b"], ["bb", "aa22", "aa11"]),
+        (["aa22", "latest:2"], ["aa22", "bb"]),
+    ],
+)
+def test_several(logs: Path, names: list[str], found: list[str]) -> None:
+    assert [run.name for run in find_runs(names, logs)] == found
+
+
+def test_several_not_found(logs: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there are no runs in"):
+        find_runs(["latest:2"], tmp_path / "none")
+    with pytest.raises(UserError, match="begins with 'latest:x'"):
+        find_runs(["latest:x"], logs)

@@ -1,0 +1,52 @@
+"""Compare runs: a table of them, a picture of their curves, and a page with both.
+
+    python -m labml_bn.compare latest:2                 the two newest runs, in compare.png and compare.html
+    python -m labml_bn.compare 42fe98 9c01 logs/batch_norm/77a0*
+    python -m labml_bn.compare latest:20 --figure curves.svg
+
+The table has what differs in the runs' settings, the accuracy on all test images after the last epoch and after the
+best one, and the time. The picture has loss and accuracy over the training images seen, and for each layer of batch
+normalization its running mean and variance as a band over the channels: the 15th, 50th and 85th percentile. The page
+stands beside the picture, with the ending .html, and needs no other file.
+"""
+
+from pathlib import Path
+
+from labml_bn.command import Parser, run_command
+from labml_bn.files import check_writable
+
+
+def main() -> None:
+    """The command."""
+    parser = Parser("labml_bn.compare", __doc__)
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="a folder, a uuid or the beginning of it, `latest`, or `latest:N`"
+    )
+    parser.add_argument(
+        "--figure",
+        type=Path,
+        default=Path("compare.png"),
+        metavar="FILE",
+        help="the picture, .png or .svg by its ending (default: compare.png)",
+    )
+    parser.add_logs_argument()
+    arguments = parser.parse_args()
+    check_writable(arguments.figure, (".png", ".svg"))
+
+    from labml_bn import comparison, figures
+    from labml_bn.console import table
+    from labml_bn.run_folder import find_runs
+    from labml_bn.run_record import read_run
+
+    runs = [read_run(folder) for folder in find_runs(arguments.runs, arguments.logs)]
+    compared = comparison.Comparison(runs)
+    print(table(compared.rows()))
+    figures.save(compared.figure(), arguments.figure)
+    page = arguments.figure.with_suffix(".html")
+    figures.save_page(compared.rows(), compared.figure(), page)
+    print(f"figure: {arguments.figure}")
+    print(f"page: {page}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,174 @@
+"""What a run has left in its folder: its settings, how it ended, its metrics. Damaged files are read as far as they go.
+
+A run that is going on, or that was killed, may end in half a line; what is whole is there before and after it.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from labml_bn.errors import UsageError
+from labml_bn.run_folder import LOCK, LOG, list_runs
+from labml_bn.settings import KEYS, complete, from_record, name_of
+
+#: How a run stands. labml notes the first three at its end; a run that is neither noted nor going on was killed.
+COMPLETED, INTERRUPTED, CRASHED, RUNNING, KILLED = "completed", "interrupted", "crashed", "running", "killed"
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, where there is one, is ten times as fast
+
+
+@dataclass(frozen=True)
+class Series:
+    """A metric: its values [n, channels] in float64 at `steps` [n], the number of training images seen."""
+
+    steps: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run as its folder tells it.
+
+    `started` and `ended` are seconds since 1970; `ended` is, for a run that is going on or was killed, when its last
+    metrics were written. `settings` has every key, `info` is labml's `run.yaml`.
+    """
+
+    folder: Path
+    info: dict[str, Any]
+    settings: dict[str, Any]
+    started: float
+    ended: float
+    status: str
+
+    @property
+    def uuid(self) -> str:
+        """The run's folder's name, by which it is called."""
+        return self.folder.resolve().name
+
+    @property
+    def name(self) -> str:
+        """What tells it from other runs: what its settings are, as far as they are not the defaults."""
+        return name_of(self.settings)
+
+    def metrics(self, *names: str) -> dict[str, Series]:
+        """The run's metrics, or those of these names, each in the order of its steps."""
+        points: dict[str, list[Any]] = {}
+        wanted = [f'"{name}"'.encode() for name in names]
+        for line in _lines(self.folder / LOG):
+            if names and not any(name in line for name in wanted):
+                continue  # without parsing it: most lines are long
+            for name, added in _entry(line).get("track", {}).items():
+                if not names or name in names:
+                    points.setdefault(name, []).extend(added)
+        return {name: _series(of_name) for name, of_name in points.items()}
+
+
+def read_run(folder: Path) -> Record:
+    """What is known of the run in `folder`; what cannot be read has its default."""
+    info = _yaml(folder / "run.yaml")
+    lines = list(_lines(folder / "run_log.jsonl"))
+    end = _entry(lines[-1]) if lines else {}
+    started = _start_time(info, folder)
+    status = end.get("status", KILLED)
+    if is_running(folder):
+        status = RUNNING
+    ended = end["time"] if "time" in end and status != RUNNING else _last_written(folder, started)
+    return Record(folder, info, _settings(folder), started, ended, status)
+
+
+def read_runs(logs: Path) -> list[Record]:
+    """All runs in `logs`, newest first."""
+    return [read_run(folder) for folder in list_runs(logs)]
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a training holds the run's lock. The system lets go of it however the training ends."""
+    lock = folder / LOCK
+    if not lock.exists():
+        return False
+    try:
+        with FileLock(lock, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # a folder that is only for reading
+        return False
+
+
+def short_uuids(runs: Iterable[Record], at_least: int = 8) -> dict[str, str]:
+    """For each run's uuid the beginning of it that no other of these runs has."""
+    uuids = {run.uuid for run in runs}
+    length = at_least
+    while len({uuid[:length] for uuid in uuids}) < len(uuids):
+        length += 1
+    return {uuid: uuid[:length] for uuid in uuids}
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The whole lines of a file; the last one may be half written."""
+    try:
+        with path.open("rb") as file:
+            yield from (line for line in file if line.endswith(b"\n"))
+    except OSError:
+        return
+
+
+def _entry(line: bytes) -> dict[str, Any]:
+    """The object on a line, or an empty one where the line was damaged."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
+def _series(points: list[Any]) -> Series:
+    steps = np.array([step for step, _ in points], dtype=np.int64)
+    values = np.array([value for _, value in points], dtype=np.float64)
+    order = steps.argsort(kind="stable")
+    return Series(steps[order], values[order].reshape(len(steps), -1))
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """The settings in labml's `configs.yaml`, where each key has what was given (`value`) and what came of it."""
+    settings: dict[str, Any] = {}
+    for key, entry in _yaml(folder / "configs.yaml").items():
+        if key in KEYS and isinstance(entry, dict):
+            for value in (entry.get("value"), entry.get("computed")):
+                try:
+                    settings |= from_record({key: value})
+                    break
+                except UsageError:
+                    continue
+    return complete(settings)
+
+
+def _start_time(info: dict[str, Any], folder: Path) -> float:
+    try:
+        return datetime.strptime(f"{info['trial_date']} {info['trial_time']}", "%Y-%m-%d %H:%M:%S").timestamp()
+    except (KeyError, ValueError):
+        return _last_written(folder, 0.0)
+
+
+def _last_written(folder: Path, otherwise: float) -> float:
+    try:
+        return max(os.stat(folder / LOG).st_mtime, otherwise)  # noqa: PTH116
+    except OSError:
+        return otherwise

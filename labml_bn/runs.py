@@ -1,0 +1,40 @@
+"""List the runs in ./logs, the newest first.
+
+    python -m labml_bn.runs
+    python -m labml_bn.runs --logs elsewhere
+
+A run's status is running, completed, interrupted (by Ctrl-C), crashed (by an error) or killed (it ended without a
+word). The accuracy is that on all test images, after the last epoch that is done.
+"""
+
+from labml_bn.command import Parser, run_command
+
+
+def main() -> None:
+    """The command."""
+    parser = Parser("labml_bn.runs", __doc__)
+    parser.add_logs_argument()
+    arguments = parser.parse_args()
+
+    from datetime import datetime
+
+    from labml_bn.console import duration, table
+    from labml_bn.run_record import read_runs, short_uuids
+
+    runs = read_runs(arguments.logs)
+    if not runs:
+        print(f"there are no runs in {arguments.logs} (python -m labml_bn.train makes one)")
+        return
+    short = short_uuids(runs)
+    rows = [["run", "started", "name", "status", "epochs", "accuracy", "time"]]
+    for run in runs:
+        tests = run.metrics("accuracy.test").get("accuracy.test")
+        epochs, accuracy = (len(tests.steps), f"{tests.values[-1, 0]:.2%}") if tests else (0, "-")
+        started = datetime.fromtimestamp(run.started).strftime("%Y-%m-%d %H:%M")
+        done = f"{epochs}/{run.settings['epochs']}"
+        rows.append([short[run.uuid], started, run.name, run.status, done, accuracy, duration(run.ended - run.started)])
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    run_command(main)
