@@ -64,7 +64,12 @@ def find_runs(names: Sequence[str], logs: Path) -> list[Path]:
 
 def list_runs(logs: Path) -> list[Path]:
     """The folders of all runs under `logs`, newest first."""
-    return sorted((path.parent for path in logs.glob(f"{NAME}/*/run.yaml")), key=_started, reverse=True)
+    return sorted(run_folders(logs), key=_started, reverse=True)
+
+
+def run_folders(logs: Path) -> list[Path]:
+    """The folders of all runs under `logs`, by name."""
+    return sorted(path.parent for path in logs.glob(f"{NAME}/*/run.yaml"))
 
 
 def _started(run: Path) -> tuple[str, str, int]:

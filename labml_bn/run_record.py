@@ -39,11 +39,12 @@ class Record:
     """A run as its folder tells it.
 
     `started` and `ended` are seconds since 1970; `ended` is, for a run that is going on or was killed, when its last
-    metrics were written. `settings` has every key, `info` is labml's `run.yaml`.
+    metrics were written. `settings` has every key. `info` and `configs` are labml's `run.yaml` and `configs.yaml`.
     """
 
     folder: Path
     info: dict[str, Any]
+    configs: dict[str, Any]
     settings: dict[str, Any]
     started: float
     ended: float
@@ -75,6 +76,7 @@ class Record:
 def read_run(folder: Path) -> Record:
     """What is known of the run in `folder`; what cannot be read has its default."""
     info = _yaml(folder / "run.yaml")
+    configs = _yaml(folder / "configs.yaml")
     lines = list(_lines(folder / "run_log.jsonl"))
     end = _entry(lines[-1]) if lines else {}
     started = _start_time(info, folder)
@@ -82,7 +84,7 @@ def read_run(folder: Path) -> Record:
     if is_running(folder):
         status = RUNNING
     ended = end["time"] if "time" in end and status != RUNNING else _last_written(folder, started)
-    return Record(folder, info, _settings(folder), started, ended, status)
+    return Record(folder, info, configs, _settings(configs), started, ended, status)
 
 
 def read_runs(logs: Path) -> list[Record]:
@@ -146,10 +148,10 @@ def _yaml(path: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _settings(folder: Path) -> dict[str, Any]:
+def _settings(configs: dict[str, Any]) -> dict[str, Any]:
     """The settings in labml's `configs.yaml`, where each key has what was given (`value`) and what came of it."""
     settings: dict[str, Any] = {}
-    for key, entry in _yaml(folder / "configs.yaml").items():
+    for key, entry in configs.items():
         if key in KEYS and isinstance(entry, dict):
             for value in (entry.get("value"), entry.get("computed")):
                 try:

@@ -115,17 +115,17 @@ def from_record(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _checked(key, value) for key, value in settings.items()}
 
 
-def differences(settings: Mapping[str, Any]) -> str:
-    """What of `settings` is not the default, as `key=value` words."""
-    return " ".join(f"{key}={value}" for key, value in settings.items() if value != default(key))
+def different(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What of `settings` is not the default."""
+    return {key: value for key, value in settings.items() if value != default(key)}
 
 
 def name_of(settings: Mapping[str, Any]) -> str:
     """A short name for a run with these settings: its normalization, then what else is not the default."""
     norm = settings.get("norm", default("norm"))
     words = [{"none": "no_norm", "torch": "torch_norm"}.get(norm, norm)]
-    for key, value in settings.items():
-        if key not in _NOT_IN_NAMES and value != default(key):
+    for key, value in different(settings).items():
+        if key not in _NOT_IN_NAMES:
             words.append(f"{_SHORT.get(key, key.rpartition('.')[2])}={_word(value)}")
     return " ".join(words)
 

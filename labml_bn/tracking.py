@@ -36,7 +36,7 @@ from labml_bn.configs import Configs
 from labml_bn.errors import UserError
 from labml_bn.files import folder
 from labml_bn.run_folder import LOCK, LOG, NAME
-from labml_bn.settings import default, differences
+from labml_bn.settings import default, different
 
 
 def prepare(settings: Mapping[str, Any]) -> Configs:
@@ -45,7 +45,7 @@ def prepare(settings: Mapping[str, Any]) -> Configs:
     c = Configs()
     with _quiet():
         lab.configure({"experiments_path": str(logs_path)})
-        _create(comment=differences(settings))
+        _create(comment=" ".join(f"{key}={value}" for key, value in different(settings).items()))
         experiment.configs(c, dict(settings))
         c.seed.set()
         _ = c.train_digits, c.valid_digits, c.model, c.optimizer, c.versions

@@ -40,7 +40,7 @@ def _train(settings: dict[str, Any]) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     import torch
 
-    from labml_bn import checkpoint, tracking, training
+    from labml_bn import checkpoint, dashboard_address, tracking, training
     from labml_bn.console import Console, duration
     from labml_bn.settings import complete
 
@@ -50,6 +50,9 @@ def _train(settings: dict[str, Any]) -> None:
     print(f"{c.dataset}, {c.train_digits}, norm={c.norm}, on {c.device}", flush=True)
     with tracking.recording() as path:
         folder = os.path.relpath(path)
+        dashboard = dashboard_address.find(path.parents[1])
+        if dashboard is not None:
+            print(f"Watch it: {dashboard}/run/{path.name}", flush=True)
         try:
             with Console(c.epochs, len(c.train_digits), c.train_batch_size) as console:
                 test = training.train(c, console)
@@ -59,8 +62,8 @@ def _train(settings: dict[str, Any]) -> None:
     print(f"Final accuracy {test.accuracy:.2%} ({test.correct} of {test.images}) in {duration(console.elapsed)}")
     print(f"Run: {folder}")
     print("Look at it:")
-    print(f"  python -m labml_bn.evaluate {shlex.quote(folder)}")
-    print(f"  python -m labml_bn.predict {shlex.quote(folder)} IMAGE.png")
+    for command in ("evaluate RUN", "predict RUN IMAGE.png", "compare RUN latest:5", "dashboard"):
+        print(f"  python -m labml_bn.{command.replace('RUN', shlex.quote(folder))}")
 
 
 def _list_of_keys() -> str:

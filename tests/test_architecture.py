@@ -50,7 +50,10 @@ def test_labml_is_met_in_two_places(module: str) -> None:
 
 @pytest.mark.parametrize("module", MODULES)
 def test_nothing_imports_a_command(module: str) -> None:
-    assert commands() == {f"labml_bn.{name}" for name in ("train", "evaluate", "predict", "export", "compare", "runs")}
+    assert commands() == {
+        f"labml_bn.{name}"
+        for name in ("train", "evaluate", "predict", "export", "compare", "runs", "dashboard.__main__")
+    }
     assert not imports(module) & commands()
 
 

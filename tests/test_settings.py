@@ -8,7 +8,7 @@ from labml.configs import BaseConfigs
 
 from labml_bn import configs, files, settings
 from labml_bn.errors import UsageError
-from labml_bn.settings import KEYS, default, differences, read
+from labml_bn.settings import KEYS, default, different, name_of, read
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -88,12 +88,29 @@ def test_the_configs_of_the_project(name: str) -> None:
 
 
 def test_batch_norm_yaml_says_the_defaults() -> None:
-    assert differences(read([str(CONFIGS / "batch_norm.yaml")])) == ""
+    assert different(read([str(CONFIGS / "batch_norm.yaml")])) == {}
 
 
-def test_differences() -> None:
+def test_what_differs() -> None:
     said = read(["epochs=10", "norm=none", "optimizer.learning_rate=1e-2"])
-    assert differences(said) == "norm=none optimizer.learning_rate=0.01"
+    assert different(said) == {"norm": "none", "optimizer.learning_rate": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ([], "batch_norm"),
+        (["norm=batch_norm", "data_path=elsewhere", "logs_path=there"], "batch_norm"),
+        (["norm=none", "optimizer.learning_rate=1e-2"], "no_norm lr=0.01"),
+        (
+            ["norm=torch", "device.use_cuda=false", "optimizer.betas=[0.8, 0.9]"],
+            "torch_norm use_cuda=false betas=[0.8,0.9]",
+        ),
+        (["seed.seed=7", "train_batch_size=32"], "batch_norm seed=7 batch_size=32"),
+    ],
+)
+def test_name(arguments: list[str], name: str) -> None:
+    assert name_of(read(arguments)) == name
 
 
 @pytest.mark.parametrize(

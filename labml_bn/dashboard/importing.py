@@ -1,0 +1,163 @@
+"""Runs from their folders into the dashboard.
+
+What the dashboard shows of a run is made from its folder, whole, whenever a file in it has changed since the last time.
+So it does not matter how often a run is imported, or whether it was finished, or what was interrupted in between.
+What a person has changed on the dashboard (a name, a note, which curves are shown) stays.
+"""
+
+import json
+import threading
+import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from labml_app.analyses.experiments.metrics import MetricsAnalysis
+from labml_app.db import project, run, status, user
+from labml_app.enums import RunEnums
+from labml_db import Index
+
+from labml_bn import run_record
+from labml_bn.run_folder import LOG, run_folders
+from labml_bn.run_record import Record, is_running, read_run
+from labml_bn.settings import different
+
+#: Seconds between two looks at the folders.
+INTERVAL = 1.0
+
+_STATUS = {
+    run_record.COMPLETED: RunEnums.RUN_COMPLETED,
+    run_record.INTERRUPTED: RunEnums.RUN_INTERRUPTED,
+    run_record.CRASHED: RunEnums.RUN_CRASHED,
+    run_record.RUNNING: RunEnums.RUN_IN_PROGRESS,
+    run_record.KILLED: RunEnums.RUN_NOT_RESPONDING,
+}
+
+
+class ImportedIndex(Index[str]):  # type: ignore[misc]
+    """Which state of a run's folder was imported: a run's uuid to the folder's stamp."""
+
+
+def local_user() -> user.User:
+    """The one user that there is, whose project has all runs."""
+    return user.get_or_create_user("local", is_local_user=True)
+
+
+def import_runs(logs: Path, transaction: Callable[[], AbstractContextManager[None]], *, restore: bool = False) -> int:
+    """Bring the dashboard up to date with the runs in `logs`. Returns how many were new or had changed.
+
+    A run that was deleted on the dashboard stays deleted, unless `restore`.
+    """
+    changed = 0
+    for folder in run_folders(logs):
+        stamp = _stamp(folder)
+        if not _is_wanted(folder.name, stamp, restore):
+            continue
+        record = read_run(folder)
+        metrics = {name: series for name, series in record.metrics().items() if len(series.steps)}
+        with transaction():
+            _import(record, metrics)
+            ImportedIndex.set(folder.name, stamp)
+        changed += 1
+    return changed
+
+
+class Follower(threading.Thread):
+    """Imports what changes in the folder of runs, in the background, for as long as a block runs."""
+
+    def __init__(self, logs: Path, transaction: Callable[[], AbstractContextManager[None]]) -> None:
+        super().__init__(daemon=True)
+        self._logs = logs
+        self._transaction = transaction
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        """The thread's work."""
+        while not self._stopped.wait(INTERVAL):
+            import_runs(self._logs, self._transaction)
+
+    def __enter__(self) -> "Follower":
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stopped.set()
+        self.join()
+
+
+def _stamp(folder: Path) -> str:
+    """Changes whenever something of the run does."""
+    parts = ["running" if is_running(folder) else "still"]
+    for name in ("run.yaml", "configs.yaml", "run_log.jsonl", LOG):
+        try:
+            stat = (folder / name).stat()
+            parts.append(f"{stat.st_size} {stat.st_mtime_ns}")
+        except OSError:
+            parts.append("-")
+    return ", ".join(parts)
+
+
+def _is_wanted(uuid: str, stamp: str, restore: bool) -> bool:
+    imported = ImportedIndex.get(uuid)
+    if imported is None:
+        return True
+    deleted = run.get(uuid) is None
+    return restore if deleted else str(imported) != stamp
+
+
+def _import(record: Record, metrics: dict[str, run_record.Series]) -> None:
+    shown = run.get(record.uuid) or _new_run(record)
+    shown.configs = _plain({key: entry for key, entry in record.configs.items() if _is_config(entry)})
+    shown.save()
+
+    state = shown.status.load()
+    ending = state.run_status.load()
+    ending.update({"status": _STATUS.get(record.status, RunEnums.RUN_UNKNOWN), "time": record.ended})
+    ending.save()
+    state.last_updated_time = record.ended
+    state.save()
+
+    analysis = MetricsAnalysis.get_or_create(record.uuid)
+    analysis.metrics.update({"tracking": {}, "step": 0})
+    means = {
+        name: {"step": series.steps.tolist(), "value": series.values.mean(axis=1).tolist()}
+        for name, series in metrics.items()
+    }
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=RuntimeWarning)  # the app takes the mean of what is still empty
+        analysis.track(means, record.uuid)
+
+
+def _new_run(record: Record) -> run.Run:
+    """A run as labml's app makes one when it first hears of it, but with its real start."""
+    state = status.create_status()
+    info = _plain(record.info)
+    new = run.Run(
+        run_uuid=record.uuid,
+        name=record.name,
+        comment=str(info.get("comment", "")),
+        start_time=record.started,
+        status=state.key,
+        tags=list(info.get("tags", [])),
+        python_file=str(info.get("python_file", "")),
+        repo_remotes=list(info.get("repo_remotes", [])),
+        commit=str(info.get("commit", "")),
+        commit_message=str(info.get("commit_message", "")),
+        start_step=0,
+        selected_configs=[key for key in different(record.settings) if key in record.configs],
+    )
+    new.save()
+    run.RunIndex.set(record.uuid, new.key)
+    owner: project.Project = local_user().default_project
+    owner.add_run_with_model(new)
+    return new
+
+
+def _is_config(entry: Any) -> bool:
+    return isinstance(entry, dict) and {"name", "computed", "value"} <= entry.keys()
+
+
+def _plain(value: Any) -> Any:
+    """A value of labml's file as the app can store and send it: YAML knows dates and the like."""
+    return json.loads(json.dumps(value, default=str))

@@ -1,0 +1,150 @@
+"""Where the dashboard keeps what it shows: one SQLite file behind labml's app.
+
+labml's app reaches its database through drivers only, a driver for each of its models and indexes. These two keep all
+of them in one file, each request in one transaction, so that whatever kills the server leaves the state before or
+after a request. The app's values are pickled, since they have sets, arrays and keys in them; they are read back by a
+list of what may be in them.
+"""
+
+import contextlib
+import io
+import pickle
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from labml_db import Index, Model
+from labml_db.driver import DbDriver
+from labml_db.index_driver import IndexDbDriver
+
+from labml_bn.errors import UserError
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS models (key TEXT PRIMARY KEY, model TEXT NOT NULL, data BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS indexes (name TEXT, key TEXT, value TEXT NOT NULL, PRIMARY KEY (name, key));
+"""
+
+#: Seconds to wait for a transaction of somebody else's: another thread, or another dashboard on the same runs.
+_PATIENCE = 30.0
+
+#: Everything that a stored value is made of, besides numbers, strings, lists and dicts.
+_ALLOWED = {
+    ("builtins", "set"),
+    ("labml_db.model", "Key"),
+    ("numpy", "dtype"),
+    ("numpy", "ndarray"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "scalar"),
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy.core.multiarray", "scalar"),
+}
+
+
+class Store:
+    """An SQLite file, opened once by each thread. Raises UserError where there cannot be one."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._local = threading.local()
+        try:
+            self.connection.executescript(_SCHEMA)
+        except sqlite3.Error as error:
+            raise UserError(f"cannot keep the dashboard's data in {path}: {error}") from error
+
+    @property
+    def connection(self) -> sqlite3.Connection:
+        """This thread's connection."""
+        if not hasattr(self._local, "connection"):
+            connection = sqlite3.connect(self._path, timeout=_PATIENCE, isolation_level=None)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            self._local.connection = connection
+        made: sqlite3.Connection = self._local.connection
+        return made
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All that this thread does in the block, or nothing where the block raises; others wait until it is over."""
+        self.connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self.connection.execute("COMMIT")
+        except BaseException:
+            self.connection.execute("ROLLBACK")
+            raise
+
+    def serve(self, models: list[type[Model[Any]]], indexes: list[type[Index[Any]]]) -> None:
+        """Let labml's app keep these models and indexes here."""
+        Model.set_db_drivers([_ModelDriver(model, self) for model in models])
+        Index.set_db_drivers([_IndexDriver(index, self) for index in indexes])
+
+
+class _ModelDriver(DbDriver):  # type: ignore[misc]
+    """The instances of one of the app's models."""
+
+    def __init__(self, model: type[Model[Any]], store: Store) -> None:
+        super().__init__(None, model)
+        self._store = store
+
+    def load_dict(self, key: str) -> dict[str, Any] | None:
+        row = self._store.connection.execute("SELECT data FROM models WHERE key = ?", (str(key),)).fetchone()
+        return None if row is None else loads(row[0])
+
+    def mload_dict(self, key: list[str]) -> list[dict[str, Any] | None]:
+        return [self.load_dict(one) for one in key]
+
+    def save_dict(self, key: str, data: dict[str, Any]) -> None:
+        row = (str(key), self.model_name, pickle.dumps(data, protocol=4))
+        self._store.connection.execute("INSERT OR REPLACE INTO models VALUES (?, ?, ?)", row)
+
+    def msave_dict(self, key: list[str], data: list[dict[str, Any]]) -> None:
+        for one, value in zip(key, data, strict=True):
+            self.save_dict(one, value)
+
+    def delete(self, key: str) -> None:
+        self._store.connection.execute("DELETE FROM models WHERE key = ?", (str(key),))
+
+    def get_all(self) -> list[str]:
+        rows = self._store.connection.execute("SELECT key FROM models WHERE model = ?", (self.model_name,))
+        return [key for (key,) in rows]
+
+
+class _IndexDriver(IndexDbDriver):  # type: ignore[misc]
+    """One of the app's indexes: the keys of models by another name."""
+
+    def __init__(self, index: type[Index[Any]], store: Store) -> None:
+        super().__init__(index)
+        self._store = store
+
+    def get(self, index_key: str) -> str | None:
+        query = "SELECT value FROM indexes WHERE name = ? AND key = ?"
+        row = self._store.connection.execute(query, (self.index_name, index_key)).fetchone()
+        return None if row is None else row[0]
+
+    def mget(self, index_key: list[str]) -> list[str | None]:
+        return [self.get(one) for one in index_key]
+
+    def set(self, index_key: str, model_key: str) -> None:
+        row = (self.index_name, index_key, model_key)
+        self._store.connection.execute("INSERT OR REPLACE INTO indexes VALUES (?, ?, ?)", row)
+
+    def delete(self, index_key: str) -> None:
+        self._store.connection.execute("DELETE FROM indexes WHERE name = ? AND key = ?", (self.index_name, index_key))
+
+    def get_all(self) -> list[str]:
+        rows = self._store.connection.execute("SELECT value FROM indexes WHERE name = ?", (self.index_name,))
+        return [value for (value,) in rows]
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise pickle.UnpicklingError(f"a stored value has {module}.{name} in it, which none of ours has")
+        return super().find_class(module, name)
+
+
+def loads(data: bytes) -> Any:
+    """A stored value. Raises pickle.UnpicklingError for one that has anything else in it than ours have."""
+    return _Unpickler(io.BytesIO(data)).load()

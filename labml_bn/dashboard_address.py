@@ -1,0 +1,43 @@
+"""Where the dashboard over a folder of runs is to be seen, as long as there is one.
+
+The dashboard leaves its address in a file beside the runs; a training asks there whether anybody answers. It never
+waits for the dashboard otherwise: the dashboard reads what the training writes.
+"""
+
+import contextlib
+import http.client
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+_FILE = "dashboard.address"
+
+#: Seconds that a training waits for an answer before it goes on.
+_PATIENCE = 0.5
+
+
+@contextlib.contextmanager
+def announced(logs: Path, url: str) -> Iterator[None]:
+    """Leave the address for as long as the block runs."""
+    file = logs / _FILE
+    with contextlib.suppress(OSError):
+        file.write_text(url, encoding="utf-8")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if file.read_text(encoding="utf-8") == url:
+                file.unlink()
+
+
+def find(logs: Path) -> str | None:
+    """The address of the dashboard over these runs, if there is one and it answers."""
+    try:
+        url = (logs / _FILE).read_text(encoding="utf-8").strip()
+        address = urlsplit(url)
+        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=_PATIENCE)
+        with contextlib.closing(connection):
+            connection.request("HEAD", "/site.webmanifest")
+            return url if connection.getresponse().status in {200, 405} else None
+    except (OSError, ValueError, http.client.HTTPException):
+        return None

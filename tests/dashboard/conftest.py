@@ -1,0 +1,87 @@
+"""The dashboard as a user runs it: a process of its own over a folder of runs."""
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@dataclass
+class Dashboard:
+    """A running dashboard."""
+
+    process: "subprocess.Popen[str]"
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def request(
+        self, method: str, path: str, body: str | None = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, dict[str, str], bytes]:
+        """What comes back for a request whose path is sent as it stands: status, headers, body."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        with contextlib.closing(connection):
+            connection.request(method, path, body, headers or {})
+            response = connection.getresponse()
+            return response.status, {key.lower(): value for key, value in response.getheaders()}, response.read()
+
+    def get(self, path: str) -> Any:
+        """An answer of the app."""
+        status, _, body = self.request("GET", f"/api/v1/{path}")
+        assert status == 200, body
+        return json.loads(body)
+
+    def post(self, path: str, data: Any, method: str = "POST") -> Any:
+        """The same, for a request with data."""
+        status, _, body = self.request(method, f"/api/v1/{path}", json.dumps(data))
+        assert status == 200, body
+        return json.loads(body)
+
+    def runs(self) -> list[dict[str, Any]]:
+        """The list of runs, as the page gets it."""
+        found: list[dict[str, Any]] = self.get("runs/null?folder_name=default")["runs"]
+        return found
+
+
+Start = Callable[..., AbstractContextManager[Dashboard]]
+
+
+@pytest.fixture
+def start(work: Path, environment: dict[str, str]) -> Start:
+    """Start the dashboard over `work/logs`, on a free port; it is ended with the block."""
+
+    @contextlib.contextmanager
+    def started(*arguments: str, **variables: str) -> Iterator[Dashboard]:
+        command = [sys.executable, "-m", "labml_bn.dashboard", "--no-browser", "--port", "0", *arguments]
+        process = subprocess.Popen(
+            command,
+            cwd=work,
+            env={**environment, **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+        )
+        with process:
+            try:
+                assert process.stdout is not None
+                lines = [process.stdout.readline(), process.stdout.readline()]
+                assert lines[1].startswith("dashboard: http://127.0.0.1:"), (lines, process.communicate())
+                yield Dashboard(process, int(lines[1].split()[1].rpartition(":")[2]))
+            finally:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
+
+    return started

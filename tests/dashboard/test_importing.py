@@ -1,0 +1,192 @@
+"""Runs in the dashboard against their folders: all of it, once, and as it grows."""
+
+import base64
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from tests.conftest import Run, metrics, runs
+from tests.dashboard.conftest import Dashboard, Start
+
+
+@pytest.fixture
+def run(trained: Path, work: Path) -> Path:
+    """A finished run in the folder over which the dashboard is started."""
+    return Path(shutil.copytree(trained, work / "logs" / "batch_norm" / trained.name))
+
+
+def plotted(dashboard: Dashboard, uuid: str) -> dict[str, tuple[list[float], list[float]]]:
+    """The series that the page draws: name to steps and values, in float32 as they are sent."""
+    answer = dashboard.post(f"metrics/{uuid}", {"get_all": True})
+
+    def decoded(text: str) -> list[float]:
+        return [float(number) for number in np.frombuffer(base64.b64decode(text), np.float32)]
+
+    return {series["name"]: (decoded(series["step"]), decoded(series["value"])) for series in answer["series"]}
+
+
+def logged(run: Path) -> dict[str, tuple[list[float], list[float]]]:
+    """The same from the run's log: a value per channel is shown as its mean."""
+
+    def float32(numbers: list[Any]) -> list[float]:
+        return [float(number) for number in np.array(numbers, np.float32)]
+
+    return {
+        name: (float32([step for step, _ in points]), float32([np.mean(values) for _, values in points]))
+        for name, points in metrics(run).items()
+    }
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "it did not come to hold"
+        time.sleep(0.2)
+
+
+def test_all_of_a_run(run: Path, start: Start) -> None:
+    info = yaml.safe_load((run / "run.yaml").read_text())
+    end = json.loads((run / "run_log.jsonl").read_text())
+    configs = yaml.safe_load((run / "configs.yaml").read_text())
+    with start() as dashboard:
+        (listed,) = dashboard.runs()
+        assert listed["run_uuid"] == run.name
+        assert listed["name"] == "batch_norm epochs=1 train_samples=6000 valid_samples=2000 use_cuda=false"
+        started = datetime.fromtimestamp(listed["start_time"])
+        assert started.strftime("%Y-%m-%d %H:%M:%S") == f"{info['trial_date']} {info['trial_time']}"
+        assert listed["run_status"] == {"status": "completed", "time": end["time"]}
+        shown = {config["key"]: config for config in dashboard.get(f"run/{run.name}")["configs"]}
+        assert shown.keys() == configs.keys()
+        assert all(shown[key]["computed"] == entry["computed"] for key, entry in configs.items())
+        assert plotted(dashboard, run.name) == logged(run)
+
+
+def test_importing_again_changes_nothing(run: Path, start: Start, command: Run) -> None:
+    for _ in range(2):
+        assert command("dashboard", "--sync").returncode == 0
+    again = command("dashboard", "--sync")
+    assert again.stdout == "runs brought in from logs: 0\n"
+    for _ in range(2):
+        with start() as dashboard:
+            assert len(dashboard.runs()) == 1
+            assert plotted(dashboard, run.name) == logged(run)
+
+
+def test_a_run_that_was_there_in_part_is_completed(run: Path, start: Start) -> None:
+    log, end = (run / "log.jsonl").read_bytes(), (run / "run_log.jsonl").read_bytes()
+    (run / "run_log.jsonl").unlink()
+    (run / "log.jsonl").write_bytes(log[: len(log) // 2])
+    half = logged_whole_lines(run)
+    with start() as dashboard:
+        assert plotted(dashboard, run.name) == half
+        assert dashboard.runs()[0]["run_status"]["status"] == "no response"
+        (run / "log.jsonl").write_bytes(log)
+        (run / "run_log.jsonl").write_bytes(end)
+        wait_until(lambda: plotted(dashboard, run.name) == logged(run))
+        wait_until(lambda: dashboard.runs()[0]["run_status"]["status"] == "completed")
+
+
+def logged_whole_lines(run: Path) -> dict[str, tuple[list[float], list[float]]]:
+    log = run / "log.jsonl"
+    kept = log.read_bytes()
+    log.write_bytes(kept[: kept.rfind(b"\n") + 1])
+    found = logged(run)
+    log.write_bytes(kept)
+    return found
+
+
+def test_a_damaged_run_does_not_hide_the_others(run: Path, trained: Path, start: Start) -> None:
+    for damaged in ("run.yaml", "configs.yaml", "log.jsonl", "run_log.jsonl"):
+        other = Path(shutil.copytree(trained, run.parent / f"damaged{damaged}"))
+        (other / damaged).write_bytes(b"\xff[{")
+    with start() as dashboard:
+        assert len(dashboard.runs()) == 5
+        assert plotted(dashboard, run.name) == logged(run)
+
+
+def test_what_a_person_changed_stays(run: Path, start: Start, command: Run) -> None:
+    with start() as dashboard:
+        dashboard.post(f"run/{run.name}", {"name": "mine", "note": "looked at"})
+        names = list(plotted(dashboard, run.name))
+        chosen = [1 if name.startswith("accuracy") else -1 for name in names]
+        dashboard.post(f"metrics/preferences/{run.name}", {"series_preferences": chosen})
+        with (run / "log.jsonl").open("a") as log:
+            log.write(json.dumps({"track": {"loss.train": [[7000, [0.5]]], "new": [[7000, [1.0]]]}, "time": 0}) + "\n")
+        wait_until(lambda: plotted(dashboard, run.name) == logged(run))
+        assert dashboard.get(f"run/{run.name}")["name"] == "mine"
+        preferences = dict(
+            zip(
+                sorted([*names, "new"]),
+                dashboard.get(f"metrics/preferences/{run.name}")["series_preferences"],
+                strict=True,
+            )
+        )
+        assert preferences == {**dict(zip(names, chosen, strict=True)), "new": -1}
+
+
+def test_a_deleted_run_stays_deleted_until_it_is_asked_for(run: Path, start: Start, command: Run) -> None:
+    with start() as dashboard:
+        dashboard.post("runs", {"run_uuids": [run.name]}, method="PUT")
+        assert dashboard.runs() == []
+        time.sleep(2.5)
+        assert dashboard.runs() == []
+    with start() as dashboard:
+        assert dashboard.runs() == []
+        assert command("dashboard", "--sync").stdout == "runs brought in from logs: 1\n"
+        assert len(dashboard.runs()) == 1
+        assert plotted(dashboard, run.name) == logged(run)
+    assert run.is_dir()
+
+
+TRAINING = ["epochs=12", "train_samples=1000", "valid_samples=500", "device.use_cuda=false"]
+
+
+def begin(work: Path, environment: dict[str, str], data_path: Path) -> "subprocess.Popen[str]":
+    """A training of some ten seconds, in a process of its own."""
+    command = [sys.executable, "-m", "labml_bn.train", *TRAINING, f"data_path={data_path}"]
+    return subprocess.Popen(command, cwd=work, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_a_run_appears_as_it_goes_and_survives_the_death_of_the_server(
+    work: Path, environment: dict[str, str], data_path: Path, start: Start
+) -> None:
+    with start() as dashboard, begin(work, environment, data_path) as training:
+        assert training.stdout is not None
+        training.stdout.readline()
+        assert training.stdout.readline().startswith(f"Watch it: {dashboard.url}/run/")
+        wait_until(lambda: len(dashboard.runs()) == 1)
+        (run,) = runs(work)
+        assert dashboard.runs()[0]["run_status"]["status"] == "in progress"
+        wait_until(lambda: "loss.test" in plotted(dashboard, run.name))
+        some = len(plotted(dashboard, run.name)["loss.train"][0])
+        wait_until(lambda: len(plotted(dashboard, run.name)["loss.train"][0]) > some)
+        os.kill(dashboard.process.pid, signal.SIGKILL)
+        assert training.poll() is None
+        assert training.wait(timeout=300) == 0
+    with start() as dashboard:
+        assert dashboard.runs()[0]["run_status"]["status"] == "completed"
+        assert plotted(dashboard, run.name) == logged(run)
+
+
+@pytest.mark.slow
+def test_a_killed_training_is_shown_as_far_as_it_went(
+    work: Path, environment: dict[str, str], data_path: Path, start: Start
+) -> None:
+    with start() as dashboard, begin(work, environment, data_path) as training:
+        wait_until(lambda: len(runs(work)) == 1 and (runs(work)[0] / "log.jsonl").exists(), 60)
+        os.kill(training.pid, signal.SIGKILL)
+        wait_until(lambda: dashboard.runs()[0]["run_status"]["status"] == "no response")
+        assert plotted(dashboard, runs(work)[0].name) == logged_whole_lines(runs(work)[0])
