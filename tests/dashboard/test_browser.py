@@ -1,0 +1,191 @@
+"""The dashboard's page in a real browser: what a person sees is what was logged, and nothing leaves the machine."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from playwright.sync_api import ConsoleMessage, Page, Request, sync_playwright
+
+from tests.conftest import metrics, runs
+from tests.dashboard.conftest import Start
+
+#: The browser, and what keeps it from talking to its maker.
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+QUIET = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+#: A chart, and not one of the small curves in its legend.
+CHART = "svg:not(.sparkline)"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason="there is no chromium here (Debian: apt-get install chromium)"),
+]
+
+
+@dataclass
+class Visit:
+    """A page, and all that it asked for and complained of."""
+
+    page: Page
+    hosts: set[str | None] = field(default_factory=set)
+    complaints: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.page.on("request", self._request)
+        self.page.on("requestfailed", lambda request: self.complaints.append(f"{request.url} failed"))
+        self.page.on("console", self._console)
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def _request(self, request: Request) -> None:
+        self.hosts.add(urlsplit(request.url).hostname)
+
+    def _console(self, message: ConsoleMessage) -> None:
+        if message.type == "error":
+            self.complaints.append(message.text)
+
+
+@pytest.fixture
+def visit(tmp_path: Path) -> Iterator[Visit]:
+    """A fresh browser."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch_persistent_context(
+            tmp_path / "browser", executable_path=BROWSER, args=QUIET, viewport={"width": 1300, "height": 1000}
+        )
+        yield Visit(browser.pages[0])
+        browser.close()
+
+
+def lines(page: Page, selector: str) -> list[NDArray[np.float64]]:
+    """The points [n, 2] through which each drawn line goes, in pixels."""
+    page.wait_for_selector(selector, state="attached")
+    drawn = page.eval_on_selector_all(selector, "paths => paths.map(path => path.getAttribute('d'))")
+    found = []
+    for path in drawn:
+        parts = re.findall(r"[MCL]([^MCLZ]*)", path)
+        found.append(np.array([[float(number) for number in part.split(",")[-2:]] for part in parts]))
+    return found
+
+
+def shows(points: NDArray[np.float64], steps: NDArray[np.float64], values: NDArray[np.float64]) -> bool:
+    """Whether a line goes through these values, on axes of any scale, to a thousandth of the line's extent."""
+    if len(points) != len(steps):
+        return False
+    for pixels, data in zip(points.T, (steps, values), strict=True):
+        scale = np.stack([data, np.ones_like(data)], axis=1)
+        fitted = scale @ np.linalg.lstsq(scale, pixels, rcond=None)[0]
+        if np.abs(fitted - pixels).max() > 1e-3 * np.ptp(pixels) or (np.ptp(data) > 0 and np.ptp(pixels) == 0):
+            return False
+    return True
+
+
+def assert_drawn(drawn: list[NDArray[np.float64]], run: Path, names: list[str]) -> None:
+    """Each of these metrics of the run is one of the lines."""
+    logged = metrics(run)
+    for name in names:
+        steps = np.array([step for step, _ in logged[name]], dtype=float)
+        values = np.array([np.mean(value) for _, value in logged[name]])
+        assert any(shows(points, steps, values) for points in drawn), name
+
+
+def train(work: Path, environment: dict[str, str], *settings: str) -> str:
+    command = [sys.executable, "-m", "labml_bn.train", *settings, "device.use_cuda=false"]
+    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_two_runs(visit: Visit, work: Path, environment: dict[str, str], data_path: Path, start: Start) -> None:
+    small = ["epochs=2", "train_samples=3000", "valid_samples=1000", f"data_path={data_path}"]
+    train(work, environment, *small)
+    page = visit.page
+    with start() as dashboard:
+        page.goto(dashboard.url)
+        page.wait_for_selector("text=batch_norm epochs=2")
+        assert page.locator("text=no_norm").count() == 0
+
+        # The second run appears while the page is open.
+        output = train(work, environment, *small, "norm=none", "optimizer.learning_rate=0.01")
+        first, second = runs(work)
+        assert f"Watch it: {dashboard.url}/run/{second.name}\n" in output
+        page.wait_for_timeout(2000)
+        page.reload()
+        page.wait_for_selector("text=no_norm epochs=2")
+        assert page.locator("text=completed").count() == 2
+        names = [name.split(" epochs")[0] for name in page.locator("h5:has-text('epochs=2')").all_inner_texts()]
+        assert names == ["no_norm", "batch_norm"]  # the newest first
+
+        # Its charts: the losses to begin with, then every metric, in the values that were logged.
+        page.click("text=batch_norm epochs=2")
+        page.wait_for_url(f"**/run/{first.name}")
+        losses = ["loss.test", "loss.train", "loss.valid"]
+        assert_drawn(lines(page, f"{CHART} path.unsmoothed-line"), first, losses)
+        page.goto(f"{dashboard.url}/run/{first.name}/metrics")
+        page.wait_for_selector("text=bn.norm3.running_var")
+        others = sorted(set(metrics(first)) - set(losses))
+        for name in others:
+            page.locator(".sparkline-list-item", has_text=name).click()
+        page.wait_for_timeout(500)
+        assert_drawn(lines(page, f"{CHART} path.unsmoothed-line"), first, [*losses, *others])
+
+        # Its settings.
+        page.goto(f"{dashboard.url}/run/{second.name}/configs")
+        page.wait_for_selector("text=train_samples")
+        shown = page.inner_text("body").splitlines()
+        for setting in ("normnone", "--- learning_rate0.01", "train_samples3,000", "epochs2"):
+            assert any(line.startswith(setting) for line in shown), setting
+
+        # The two compared.
+        page.goto(f"{dashboard.url}/run/{first.name}/compare")
+        page.click(".fa-edit")
+        page.click("text=no_norm epochs=2")
+        page.wait_for_selector("text=Compared with")
+        page.wait_for_timeout(1000)
+        hidden = page.locator(".sparkline-list-item:has(.fa-eye-slash)", has_text="loss.")
+        while hidden.count():  # the app shows some of them by itself
+            before = hidden.count()
+            hidden.first.click(force=True)
+            page.wait_for_timeout(500)
+            assert hidden.count() < before
+        assert "no_norm epochs=2" in page.inner_text("body")
+        assert_drawn(lines(page, f"{CHART} path.unsmoothed-line"), first, losses)
+        assert_drawn(lines(page, f"{CHART} path.smoothed-line.base"), second, losses)
+
+    assert visit.complaints == []
+    assert visit.hosts == {"127.0.0.1"}
+
+
+def test_the_browser_sees_what_is_wrong(visit: Visit) -> None:
+    """The two lists that have to stay as they are do change."""
+    visit.page.set_content("<script src='http://elsewhere.example/d3.js'></script><script>nothing.at.all</script>")
+    visit.page.wait_for_timeout(500)
+    assert "elsewhere.example" in visit.hosts
+    assert any("nothing is not defined" in complaint for complaint in visit.complaints)
+
+
+def test_the_comparison_page(visit: Visit, trained: Path, work: Path, environment: dict[str, str]) -> None:
+    """The page that `compare` writes shows its figure, with nothing from anywhere else."""
+    command = [sys.executable, "-m", "labml_bn.compare", str(trained)]
+    subprocess.run(command, cwd=work, env=environment, capture_output=True, check=True)
+    visit.page.goto((work / "compare.html").as_uri())
+    box = visit.page.locator("svg").bounding_box()
+    assert box is not None
+    assert box["width"] > 800
+    assert box["height"] > 300
+    assert trained.name[:8] in visit.page.inner_text("table")
+    assert visit.complaints == []
+    assert visit.hosts <= {None, ""}
