@@ -1,7 +1,7 @@
 """Where the dashboard over a folder of runs is to be seen, as long as there is one.
 
-The dashboard leaves its address in a file beside the runs; a training asks there whether anybody answers. It never
-waits for the dashboard otherwise: the dashboard reads what the training writes.
+The dashboard leaves its address in a file beside the runs; a training asks there once whether anybody answers, to tell
+its user. It does not depend on the dashboard otherwise: the dashboard reads what the training writes.
 """
 
 import contextlib
@@ -34,10 +34,11 @@ def find(logs: Path) -> str | None:
     """The address of the dashboard over these runs, if there is one and it answers."""
     try:
         url = (logs / _FILE).read_text(encoding="utf-8").strip()
-        address = urlsplit(url)
-        connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=_PATIENCE)
+        connection = http.client.HTTPConnection("127.0.0.1", urlsplit(url).port, timeout=_PATIENCE)
         with contextlib.closing(connection):
-            connection.request("HEAD", "/site.webmanifest")
-            return url if connection.getresponse().status in {200, 405} else None
+            connection.request("GET", "/site.webmanifest")
+            response = connection.getresponse()
+            is_ours = response.status == 200 and b"labml" in response.read(1000)
+            return url if is_ours else None
     except (OSError, ValueError, http.client.HTTPException):
-        return None
+        return None  # there is no file, or it was left behind by a dashboard that was killed

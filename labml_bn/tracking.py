@@ -86,8 +86,11 @@ def recording() -> Iterator[Path]:
         ) from error
     _log.path = run.run_path / LOG
     tracker_singleton().add_writer(_log)
-    with lock, watcher:
-        yield run.run_path
+    try:
+        with watcher:
+            yield run.run_path
+    finally:
+        lock.release()
 
 
 def flush() -> None:

@@ -20,7 +20,8 @@ def test_links() -> None:
 
 def test_every_command_is_there() -> None:
     for module in set(re.findall(r"-m labml_bn\.(\w+)", README)):
-        assert "run_command(main)" in (ROOT / "labml_bn" / f"{module}.py").read_text()
+        files = [ROOT / "labml_bn" / f"{module}.py", ROOT / "labml_bn" / module / "__main__.py"]
+        assert any(file.exists() and "run_command(main)" in file.read_text() for file in files), module
 
 
 def test_train_commands_are_right() -> None:

@@ -102,8 +102,11 @@ def _is_wanted(uuid: str, stamp: str, restore: bool) -> bool:
     imported = ImportedIndex.get(uuid)
     if imported is None:
         return True
+    same = str(imported) == stamp
+    if same and not restore:
+        return False
     deleted = run.get(uuid) is None
-    return restore if deleted else str(imported) != stamp
+    return restore if deleted else not same
 
 
 def _import(record: Record, metrics: dict[str, run_record.Series]) -> None:
