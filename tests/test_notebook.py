@@ -74,6 +74,7 @@ def test_executes(
     """All of it, in a fresh kernel and an empty folder; and what it finds is what its text says."""
     for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR"):
         monkeypatch.setenv(name, str(work.parent / name))
+    environment["OMP_NUM_THREADS"] = "1"  # threads that wait for one another are slow on a busy machine
     environment["MPLCONFIGDIR"] = matplotlib.get_cachedir()  # the list of fonts takes a while to make
     set_parameters(notebook, {**SMOKE, "DATA_PATH": str(data_path)})
     cells = code_cells(notebook)
