@@ -24,6 +24,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 from labml import experiment, lab, tracker
+from labml.internal import util
 from labml.internal.experiment import experiment_singleton
 from labml.internal.tracker import tracker_singleton
 from labml.internal.tracker.indicators import Indicator
@@ -170,6 +171,20 @@ def save_running_estimates(step: int, model: nn.Module) -> None:
     tracker.save(step)
 
 
-def _quiet() -> contextlib.AbstractContextManager[Any]:
-    """labml greets with colours and carriage returns, also into a file; the command speaks for it."""
-    return contextlib.redirect_stdout(io.StringIO())
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """labml greets with colours and carriage returns, also into a file; the command speaks for it.
+
+    In a notebook it would greet in HTML, by an import that IPython no longer has, and look for the code's version where
+    the notebook stands: it recognizes one by `get_ipython`, and here it shall not.
+    """
+    util.get_ipython = _not_in_a_notebook
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        del util.get_ipython
+
+
+def _not_in_a_notebook() -> None:
+    raise NameError("get_ipython")
