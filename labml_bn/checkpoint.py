@@ -1,87 +1,181 @@
-"""The weights of a run, with the settings that made them, in one file."""
+"""All that a training needs to go on as if nothing had happened, in files of the run's folder.
 
-import hashlib
-import json
+A checkpoint is written whole or not at all: to another name first, which the disk has when it gets its own. It is a
+zip archive of PyTorch's, whose checksums tell a damaged one, and it is read without running code.
+"""
+
+import random
+import sys
+import zipfile
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors
-from safetensors.torch import load_file, save
-from torch import Tensor, nn
+import numpy as np
+import torch
 
-from labml_bn.configs import Configs, configure
+from labml_bn import tracking
+from labml_bn.configs import Configs
 from labml_bn.errors import UsageError, UserError
 from labml_bn.files import replacing
-from labml_bn.run_folder import find_run
-from labml_bn.settings import from_record
+from labml_bn.run_folder import LOG
+from labml_bn.settings import CHANGEABLE, complete, from_record
+from labml_bn.training import Evaluation, Progress
 
-#: The file in a run's folder.
-WEIGHTS = "model.safetensors"
+#: The folder of the checkpoints in a run's folder.
+FOLDER = "checkpoints"
 
 #: Tells our files from others; it changes when what is in them does.
-FORMAT = "labml_bn 1"
+FORMAT = "labml_bn checkpoint 1"
+
+State = dict[str, Any]
 
 
-def save_weights(path: Path, model: nn.Module, settings: Mapping[str, Any]) -> None:
-    """Write the parameters and estimates of `model`, whole or not at all. Raises UserError where that fails."""
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
-    written = json.dumps(dict(settings))
-    metadata = {"format": FORMAT, "settings": written, "sha256": _digest(tensors, written)}
+class Checkpoints:
+    """Saves a run: the newest `keep` checkpoints, and the one with the best accuracy on all test images."""
+
+    def __init__(self, run: Path, c: Configs, settings: Mapping[str, Any], resumed: State | None = None) -> None:
+        self._folder = run / FOLDER
+        self._c = c
+        self._settings = complete(settings)
+        self._best: State | None = resumed["best"] if resumed else None
+
+    def save(self, progress: Progress, test: Evaluation | None) -> None:
+        """Write a checkpoint; `test` is an evaluation over all test images, where there has just been one.
+
+        Where that fails it is said, and the training goes on; the checkpoints before are as they were.
+        """
+        path = self._folder / f"{progress.seen:012}.pt"
+        best = self._best
+        if test is not None and (best is None or test.accuracy > best["accuracy"]):
+            best = {"name": path.name, "accuracy": test.accuracy}
+        try:
+            state = {**capture(self._c, progress), "settings": self._settings, "best": best}
+            self._folder.mkdir(exist_ok=True)
+            with replacing(path) as part:
+                torch.save(state, part)
+        except (OSError, RuntimeError) as error:  # PyTorch's writer has errors of its own
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            print(f"warning: cannot save {path}: {reason}. {self.last_good()}", file=sys.stderr)
+            return
+        self._best = best
+        newest = names(self._folder)
+        kept = {older.name for older in newest[: self._c.keep]} | ({best["name"]} if best else set())
+        for other in newest:
+            if other.name not in kept:
+                other.unlink(missing_ok=True)
+
+    def last_good(self) -> str:
+        """Which checkpoint the run can go on from, in words."""
+        return f"The last good checkpoint is {next(iter(names(self._folder)), 'none')}"
+
+
+def names(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, those first that saw the most images."""
+    return sorted(folder.glob("[0-9]*.pt"), reverse=True)
+
+
+def capture(c: Configs, progress: Progress) -> State:
+    """The state of a training. Raises OSError where its log cannot be written first: a checkpoint covers the log."""
+    return {
+        "format": FORMAT,
+        "log": asdict(tracking.position()),
+        "progress": {"epoch": progress.epoch, "step": progress.step, "seen": progress.seen},
+        "metrics": progress.metrics.state(),
+        "model": c.model.state_dict(),
+        "optimizer": c.optimizer.state_dict(),
+        "random": random_states(),
+    }
+
+
+def restore(c: Configs, state: State) -> Progress:
+    """Put a training into a state that was captured. Raises UserError where it is of another network."""
     try:
-        with replacing(path) as part:
-            part.write_bytes(save(tensors, metadata))
-    except OSError as error:
-        raise UserError(f"cannot write the weights to {path}: {error.strerror or error}") from error
-
-
-def load_run(name: str, logs: Path, data: str | None = None, **changes: Any) -> tuple[Path, Configs]:
-    """The folder of the finished run that `name` means, and its configuration with the trained network.
-
-    `data` is the folder of the data sets, if not the run's own. Raises UserError as `find_run` and `load_weights` do.
-    """
-    run = find_run(name, logs, having=WEIGHTS)
-    if data is not None:
-        changes["data_path"] = data
-    return run, load_weights(run / WEIGHTS, **changes)
-
-
-def load_weights(path: Path, **changes: Any) -> Configs:
-    """The configuration that was saved to `path`, with its trained network as `model`, in evaluation.
-
-    `changes` are settings that are not the run's, such as another device. Raises UserError, in one line, where the
-    file cannot be read, is damaged, is not a run's, or does not fit the network that its settings make.
-    """
-    if not path.is_file():
-        raise UserError(f"{path.parent} has no weights: the run has not finished")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-        tensors = load_file(path)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise UserError(f"{path} cannot be read, or is damaged: {' '.join(str(error).split())}") from error
-    if metadata.get("format") != FORMAT:
-        raise UserError(f"{path} was not written by this version of labml_bn: its weights cannot be loaded")
-    if metadata.get("sha256") != _digest(tensors, metadata.get("settings", "")):
-        raise UserError(f"{path} is damaged: its weights are not those that were saved")
-    try:
-        settings = from_record(json.loads(metadata["settings"]))
-    except (KeyError, ValueError, AttributeError, UsageError) as error:
-        raise UserError(f"{path} has settings that this version does not know: {error}") from error
-    c = configure(settings | changes)
-    try:
-        c.model.load_state_dict(tensors)
-    except RuntimeError as error:
+        c.model.load_state_dict(state["model"])
+        c.optimizer.load_state_dict(state["optimizer"])
+    except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[-1].strip()
-        raise UserError(f"{path} is of another network than its settings say: {reason}") from error
-    c.model.eval()
-    return c
+        raise UserError(f"the checkpoint is of another network than its settings say: {reason}") from error
+    set_random_states(state["random"])
+    metrics = [
+        (step, images, loss.to(c.device), correct.to(c.device)) for step, images, loss, correct in state["metrics"]
+    ]
+    return Progress(**state["progress"], metrics=tracking.TrainingMetrics(metrics))
 
 
-def _digest(tensors: Mapping[str, Tensor], settings: str) -> str:
-    """A checksum of the file's content: safetensors has none of its own."""
-    digest = hashlib.sha256(settings.encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.numpy().tobytes())
-    return digest.hexdigest()
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint that can be gone on from, and what is wrong with those after it."""
+
+    state: State
+    complaints: list[str]
+
+
+def newest(run: Path) -> Found:
+    """The newest checkpoint of a run that can be used. Raises UserError where there is none."""
+    complaints: list[str] = []
+    for path in names(run / FOLDER):
+        try:
+            return Found(_usable(path, run / LOG), complaints)
+        except UserError as error:
+            complaints.append(str(error))
+    reason = "; ".join(complaints) or "it ended before the first was saved"
+    raise UserError(f"{run} has no checkpoint to go on from: {reason}")
+
+
+def _usable(path: Path, log: Path) -> State:
+    """What was saved at `path`. Raises UserError where it is damaged, not ours, or ahead of the log."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever its parsers come upon
+        raise UserError(f"{path} is damaged, or no checkpoint: {' '.join(str(error).split())[:200]}") from error
+    if damaged is not None:
+        raise UserError(f"{path} is damaged: {damaged} is not as it was saved")
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise UserError(f"{path} was not written by this version of labml_bn")
+    try:
+        state["settings"] = from_record(state["settings"])
+    except (KeyError, AttributeError, UsageError) as error:
+        raise UserError(f"{path} has settings that this version does not know: {error}") from error
+    if not log.is_file() or log.stat().st_size < state["log"]["size"]:
+        raise UserError(f"{log} has lost metrics that {path.name} covers")
+    return state
+
+
+def changed(state: State, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a run that goes on with what was `given` for it. Raises UsageError for what cannot change."""
+    settings: dict[str, Any] = state["settings"]
+    for key, value in given.items():
+        if key not in CHANGEABLE and value != settings[key]:
+            raise UsageError(
+                f"{key}={value} would make it another run ({key} was {settings[key]}); what can change is "
+                + ", ".join(CHANGEABLE)
+            )
+    done = state["progress"]["epoch"]
+    if given.get("epochs", done) < done:
+        raise UsageError(f"epochs={given['epochs']}: the run has done {done} already")
+    return settings | dict(given)
+
+
+def random_states() -> State:
+    """The states of all generators of random numbers that a training may draw from."""
+    name, keys, position, has_gauss, gauss = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": (name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, gauss),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_states(states: State) -> None:
+    """Go on drawing where `random_states` was called. GPUs that are not there any more are left out."""
+    random.setstate(states["python"])
+    name, keys, position, has_gauss, gauss = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    torch.set_rng_state(states["torch"])
+    if torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"][: torch.cuda.device_count()])

@@ -4,11 +4,14 @@ import argparse
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from labml_bn.errors import UsageError, UserError
+from labml_bn.errors import Terminated, UsageError, UserError
+
+_TRACEBACK = "--traceback"
 
 
 class Parser(argparse.ArgumentParser):
@@ -19,6 +22,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog=f"python -m {module}", description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter
         )
+        self.add_argument(_TRACEBACK, action="store_true", help="where it fails, show where in the code")
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and where to read how it is done right."""
@@ -39,7 +43,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def run_command(main: Callable[[], None]) -> NoReturn:
-    """Run a command and exit: 0 done, 1 failed, 2 wrong use, 130 stopped by Ctrl-C. One line says why."""
+    """Run a command and exit: 0 done, 1 failed, 2 wrong use, 130 or 143 stopped by a signal. One line says why."""
     status = 0
     # A standard stream that was closed before the start is None: what is written to it goes nowhere.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
@@ -48,12 +52,14 @@ def run_command(main: Callable[[], None]) -> NoReturn:
         main()
         sys.stdout.flush()
     except UserError as error:
+        if _TRACEBACK in sys.argv:
+            traceback.print_exc()
         print("error:", *str(error).split(), file=sys.stderr)  # one line, whatever a file's name has in it
         status = error.status
     except KeyboardInterrupt as interrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is ending already
         print(": ".join(["interrupted", *map(str, interrupt.args)]), file=sys.stderr)
-        status = 130
+        status = 143 if isinstance(interrupt, Terminated) else 130
     except OSError as error:
         # Every other file is written under the eyes of a UserError: this was the output. Where whoever read it has
         # gone, as `head` does, nothing needs to be said. Python would complain once more when it closes stdout.

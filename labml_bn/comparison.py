@@ -59,7 +59,7 @@ class Comparison:
                     f"{accuracy[-1]:.2%}" if best is not None else "-",
                     f"{accuracy[best]:.2%}" if best is not None else "-",
                     str(best + 1) if best is not None else "-",
-                    duration(run.ended - run.started),
+                    duration(run.elapsed),
                 ]
             )
         return rows

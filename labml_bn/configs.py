@@ -42,6 +42,8 @@ class Configs(BaseConfigs):  # type: ignore[misc]
     train_samples: int = 60_000
     valid_samples: int = 10_000
     dtype: str = "float32"
+    checkpoint_interval: float = 1.0
+    keep: int = 2
     data_path: str = "data"
     logs_path: str = "logs"
 
@@ -63,7 +65,7 @@ class Configs(BaseConfigs):  # type: ignore[misc]
 #: Where a setting's default stands, by what is before the dot in its key.
 PARTS: dict[str, Any] = {"": Configs, "optimizer": Optimizer, "seed": SeedConfigs, "device": DeviceConfigs}
 
-meta_config(Configs.data_path, Configs.logs_path, Configs.versions)
+meta_config(Configs.checkpoint_interval, Configs.keep, Configs.data_path, Configs.logs_path, Configs.versions)
 
 
 @option(Configs.seed)

@@ -1,9 +1,7 @@
 """What a person sees of a training: a live line on a terminal, a plain line per validation in a file or pipe."""
 
-import signal
 import sys
 import time
-from types import FrameType
 from typing import Any
 
 from tqdm import tqdm
@@ -12,24 +10,23 @@ from labml_bn.training import Evaluation
 
 
 class Console:
-    """Watches a training for the person at the keyboard, and stops it when that person presses Ctrl-C.
-
-    Ctrl-C is held until the batch in hand is done, so that the log is whole; a second one interrupts at once.
+    """Shows a training to the person at the keyboard.
 
     Arguments:
         epochs: epochs in all
         images: training images in an epoch
         batch_size: images in a batch
+        seen: images seen before, where a run goes on
     """
 
-    def __init__(self, epochs: int, images: int, batch_size: int) -> None:
+    def __init__(self, epochs: int, images: int, batch_size: int, seen: int = 0) -> None:
         self._epochs = epochs
         self._steps = -(-images // batch_size)
-        self._interrupted = False
         self._live = sys.stdout.isatty()
         self._bar = tqdm(
             total=epochs * images,
-            desc=f"epoch 1/{epochs}",
+            initial=seen,
+            desc=f"epoch {min(seen // images + 1, epochs)}/{epochs}",
             unit=" images",
             unit_scale=True,
             disable=not self._live,
@@ -41,29 +38,15 @@ class Console:
         self._started = self._epoch_started = time.monotonic()
 
     def __enter__(self) -> "Console":
-        self._old_handler = signal.getsignal(signal.SIGINT)
-        if self._old_handler is not signal.SIG_IGN:  # a shell lets what it runs in the background ignore Ctrl-C
-            signal.signal(signal.SIGINT, self._interrupt)
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._bar.close()
-        signal.signal(signal.SIGINT, self._old_handler)
-
-    def _interrupt(self, signum: int, frame: FrameType | None) -> None:
-        self._interrupted = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the start."""
-        return time.monotonic() - self._started
 
     def batch(self, images: int) -> None:
-        """Move the live line on; raise KeyboardInterrupt where Ctrl-C was pressed."""
+        """Move the live line on."""
         self._seen += images
         self._bar.update(images)
-        self._stop_if_asked()
 
     def validation(self, epoch: int, step: int, loss: float, accuracy: float, valid: Evaluation) -> None:
         """Show how the training and the network stand."""
@@ -73,9 +56,8 @@ class Console:
             self._bar.set_postfix_str(f"loss {loss:.4f}, accuracy {valid.accuracy:.2%}")
         else:
             where = f"epoch {epoch}/{self._epochs} step {step}/{self._steps}"
-            speed = f"{self._seen / self.elapsed:,.0f} images/s"
+            speed = f"{self._seen / (time.monotonic() - self._started):,.0f} images/s"
             self._say(f"{where}: {train}, {test}, {speed}")
-        self._stop_if_asked()
 
     def epoch(self, epoch: int, test: Evaluation) -> None:
         """Leave a line for the epoch."""
@@ -85,11 +67,6 @@ class Console:
             f"epoch {epoch}/{self._epochs}: test loss {test.loss:.4f} accuracy {test.accuracy:.2%}, {seconds:.1f} s"
         )
         self._bar.set_description(f"epoch {min(epoch + 1, self._epochs)}/{self._epochs}")
-        self._stop_if_asked()
-
-    def _stop_if_asked(self) -> None:
-        if self._interrupted:
-            raise KeyboardInterrupt
 
     def _say(self, line: str) -> None:
         if self._live:

@@ -11,3 +11,7 @@ class UsageError(UserError):
     """A command, a key or a value that was written wrong."""
 
     status = 2
+
+
+class Terminated(KeyboardInterrupt):
+    """The system wants the process to end (SIGTERM)."""

@@ -48,7 +48,7 @@ def main() -> None:
     if arguments.figure:
         check_writable(arguments.figure, PICTURES)
 
-    from labml_bn.checkpoint import load_run
+    from labml_bn.weights import load_run
 
     run, c = load_run(arguments.run, arguments.logs, arguments.data)
     kind, samples = arguments.statistics

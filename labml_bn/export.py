@@ -43,8 +43,8 @@ def main() -> None:
     check_writable(path, tuple(writers))
 
     from labml_bn import fold
-    from labml_bn.checkpoint import load_run
     from labml_bn.mnist import PIXELS
+    from labml_bn.weights import load_run
 
     _, c = load_run(arguments.run, arguments.logs, arguments.data, **{"device.use_cuda": False})
     model = c.model.float()

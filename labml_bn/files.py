@@ -12,14 +12,27 @@ from labml_bn.errors import UsageError
 def replacing(path: Path) -> Iterator[Path]:
     """Give another name to write to in the block; the file gets its own name when the block has ended well.
 
-    Whatever happens, nothing half-written is left, and what was at `path` stays until then.
+    Whatever happens, also to the machine, nothing half-written is left, and what was at `path` stays until then.
     """
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:
         yield part
+        sync(part)
         part.replace(path)
+        sync(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Return when the disk has what was written to a file, or a folder's names of files."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows has no such thing
+    descriptor = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def check_writable(path: Path, endings: tuple[str, ...]) -> None:

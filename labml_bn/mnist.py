@@ -66,13 +66,13 @@ class Digits:
         """The images from `start` to `stop` in their order, in batches; the last may be smaller."""
         return Batches(self, batch_size, range(len(self))[start:stop])
 
-    def shuffled(self, batch_size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All images in a random order, in batches; the last may be smaller.
+    def shuffled(self, batch_size: int, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """All images in a random order, in batches from number `start` on; the last may be smaller.
 
         The order is a function of `seed` and `epoch` alone: the same on every device and however training got there.
         """
         order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(self)))
-        for index in order.to(self.labels.device).split(batch_size):
+        for index in order.to(self.labels.device).split(batch_size)[start:]:
             yield self.batch(index)
 
 

@@ -21,9 +21,9 @@ def main() -> None:
 
     import torch
 
-    from labml_bn.checkpoint import load_run
     from labml_bn.images import read_digit
     from labml_bn.mnist import CLASSES, Digits
+    from labml_bn.weights import load_run
 
     _, c = load_run(arguments.run, arguments.logs)
     pixels = torch.stack([read_digit(path) for path in arguments.images]).to(c.device)

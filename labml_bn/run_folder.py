@@ -1,10 +1,12 @@
 """Finding a run by what a person calls it: its folder, its uuid or the beginning of it, or `latest`."""
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import yaml
+from filelock import FileLock, Timeout
 
 from labml_bn.errors import UserError
 
@@ -16,9 +18,15 @@ NAME = "batch_norm"
 LOG = "log.jsonl"
 LOCK = "run.lock"
 
+#: The file in which labml notes how a run ended, a line each time.
+ENDS = "run_log.jsonl"
+
+#: What is noted there when a run goes on.
+RESUMED = "resumed"
+
 
 def find_run(name: str, logs: Path, having: str = "run.yaml") -> Path:
-    """The folder of the run that `name` means; `latest` is the newest that has the file `having`.
+    """The folder of the run that `name` means; `latest` is the newest that has `having` in it.
 
     Raises UserError where there is none, or more than one.
     """
@@ -35,9 +43,9 @@ def find_run(name: str, logs: Path, having: str = "run.yaml") -> Path:
     if not runs:
         raise UserError(f"there are no runs in {logs} (python -m labml_bn.train makes one)")
     if name == "latest":
-        having_it = [run for run in runs if (run / having).is_file()]
+        having_it = [run for run in runs if (run / having).exists()]
         if not having_it:
-            raise UserError(f"no run in {logs} has a {having}: none has finished yet")
+            raise UserError(f"no run in {logs} has {having} yet")
         return having_it[0]
     found = [run for run in runs if run.name.startswith(name)]
     if not found:
@@ -60,6 +68,23 @@ def find_runs(names: Sequence[str], logs: Path) -> list[Path]:
         for run in runs or [find_run("latest" if several else name, logs)]:
             found.setdefault(run.resolve(), run)
     return list(found.values())
+
+
+@contextlib.contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold a run's lock, as a training does for as long as it writes to the run; twice in one process is once.
+
+    Raises UserError where another process has it, OSError where it cannot be had at all.
+    """
+    lock = FileLock(run / LOCK, timeout=0, is_singleton=True)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(f"{run} is going on: another training writes to it") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def list_runs(logs: Path) -> list[Path]:

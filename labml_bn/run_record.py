@@ -4,7 +4,6 @@ A run that is going on, or that was killed, may end in half a line; what is whol
 """
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,11 +16,14 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from labml_bn.errors import UsageError
-from labml_bn.run_folder import LOCK, LOG, list_runs
+from labml_bn.run_folder import ENDS, LOCK, LOG, RESUMED, list_runs
 from labml_bn.settings import KEYS, complete, from_record, name_of
 
 #: How a run stands. labml notes the first three at its end; a run that is neither noted nor going on was killed.
 COMPLETED, INTERRUPTED, CRASHED, RUNNING, KILLED = "completed", "interrupted", "crashed", "running", "killed"
+
+#: Bytes; a line has a value for each channel, now and then, and a minute's losses in older runs.
+_LONGEST_LINE = 1 << 20
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, where there is one, is ten times as fast
 
@@ -39,7 +41,8 @@ class Record:
     """A run as its folder tells it.
 
     `started` and `ended` are seconds since 1970; `ended` is, for a run that is going on or was killed, when its last
-    metrics were written. `settings` has every key. `info` and `configs` are labml's `run.yaml` and `configs.yaml`.
+    metrics were written. `elapsed` are the seconds of training up to then, without pauses. `settings` has every key.
+    `info` and `configs` are labml's `run.yaml` and `configs.yaml`.
     """
 
     folder: Path
@@ -48,6 +51,7 @@ class Record:
     settings: dict[str, Any]
     started: float
     ended: float
+    elapsed: float
     status: str
 
     @property
@@ -77,14 +81,16 @@ def read_run(folder: Path) -> Record:
     """What is known of the run in `folder`; what cannot be read has its default."""
     info = _yaml(folder / "run.yaml")
     configs = _yaml(folder / "configs.yaml")
-    lines = list(_lines(folder / "run_log.jsonl"))
-    end = _entry(lines[-1]) if lines else {}
     started = _start_time(info, folder)
-    status = end.get("status", KILLED)
+    noted, logged = _last_entry(folder / ENDS), _last_entry(folder / LOG)
+    status = noted.get("status", KILLED)
     if is_running(folder):
         status = RUNNING
-    ended = end["time"] if "time" in end and status != RUNNING else _last_written(folder, started)
-    return Record(folder, info, configs, _settings(configs), started, ended, status)
+    elif status == RESUMED:
+        status = KILLED
+    ended = (logged if status in {RUNNING, KILLED} else noted).get("time", started)
+    elapsed = logged.get("elapsed", ended - started)
+    return Record(folder, info, configs, _settings(configs), started, ended, elapsed, status)
 
 
 def read_runs(logs: Path) -> list[Record]:
@@ -122,6 +128,17 @@ def _lines(path: Path) -> Iterator[bytes]:
             yield from (line for line in file if line.endswith(b"\n"))
     except OSError:
         return
+
+
+def _last_entry(path: Path) -> dict[str, Any]:
+    """The object on the last whole line of a file, without reading all of it."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _LONGEST_LINE))
+            lines = file.read().split(b"\n")[:-1]  # what follows the last line's end is half a line
+    except OSError:
+        return {}
+    return _entry(lines[-1]) if lines else {}
 
 
 def _entry(line: bytes) -> dict[str, Any]:
@@ -166,11 +183,4 @@ def _start_time(info: dict[str, Any], folder: Path) -> float:
     try:
         return datetime.strptime(f"{info['trial_date']} {info['trial_time']}", "%Y-%m-%d %H:%M:%S").timestamp()
     except (KeyError, ValueError):
-        return _last_written(folder, 0.0)
-
-
-def _last_written(folder: Path, otherwise: float) -> float:
-    try:
-        return max(os.stat(folder / LOG).st_mtime, otherwise)  # noqa: PTH116
-    except OSError:
-        return otherwise
+        return folder.stat().st_mtime

@@ -32,7 +32,7 @@ def main() -> None:
         epochs, accuracy = (len(tests.steps), f"{tests.values[-1, 0]:.2%}") if tests else (0, "-")
         started = datetime.fromtimestamp(run.started).strftime("%Y-%m-%d %H:%M")
         done = f"{epochs}/{run.settings['epochs']}"
-        rows.append([short[run.uuid], started, run.name, run.status, done, accuracy, duration(run.ended - run.started)])
+        rows.append([short[run.uuid], started, run.name, run.status, done, accuracy, duration(run.elapsed)])
     print(table(rows))
 
 

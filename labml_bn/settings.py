@@ -68,13 +68,18 @@ KEYS: dict[str, Key] = {
     "seed.seed": Key(int, "the seed of the weights and of the order of the images", _between(0, 2**32 - 1)),
     "device.use_cuda": Key(bool, "whether to use a GPU where there is one"),
     "device.cuda_device": Key(int, "which GPU", _at_least(0)),
+    "checkpoint_interval": Key(float, "epochs between two checkpoints, to the nearest validation", _POSITIVE),
+    "keep": Key(int, "how many checkpoints to keep, besides the best", _at_least(1)),
     "data_path": Key(str, "the folder of the data sets", _NAME),
     "logs_path": Key(str, "the folder of the runs", _NAME),
 }
 
 #: What a run is called by is short, and says nothing of where its files are.
 _SHORT = {"optimizer.learning_rate": "lr", "optimizer.eps": "adam_eps", "train_batch_size": "batch_size"}
-_NOT_IN_NAMES = {"norm", "data_path", "logs_path"}
+_NOT_IN_NAMES = {"norm", "checkpoint_interval", "keep", "data_path", "logs_path"}
+
+#: What may change when a run goes on: how long it goes on, and what does not touch its numbers.
+CHANGEABLE = ("epochs", "device.use_cuda", "device.cuda_device", "checkpoint_interval", "keep", "data_path")
 
 
 def default(key: str) -> Any:

@@ -1,8 +1,8 @@
 """The training loop: one visible way from the configuration's parts to a trained network."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -11,7 +11,13 @@ from torch.nn import functional as F
 
 from labml_bn import tracking
 from labml_bn.configs import Configs
+from labml_bn.errors import UserError
 from labml_bn.norm.watching import evaluating
+from labml_bn.stopping import Stop
+
+
+class DivergedError(UserError):
+    """The loss became infinite or no number."""
 
 
 @dataclass(frozen=True)
@@ -41,55 +47,109 @@ class Watcher(Protocol):
         """An epoch has ended, and all the test images were evaluated."""
 
 
-def train(c: Configs, watcher: Watcher) -> Evaluation:
-    """Train as the configuration says, logging all the way. Returns the last evaluation over all test images."""
-    steps = math.ceil(len(c.train_digits) / c.train_batch_size)
-    metrics = tracking.TrainingMetrics()
-    seen = 0
-    try:
-        for epoch in range(c.epochs):
-            validated = 0
-            batches = c.train_digits.shuffled(c.train_batch_size, c.seed.seed, epoch)
-            for step, (images, labels) in enumerate(batches, 1):
-                loss, correct = train_step(c.model, c.optimizer, images, labels)
-                seen += len(labels)
-                metrics.add(seen, len(labels), loss, correct)
-                watcher.batch(len(labels))
+@dataclass
+class Progress:
+    """Where a training is: after `step` batches of the epoch `epoch` (from 0), with `seen` images in all.
 
+    `metrics` has what of this was not logged yet.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    seen: int = 0
+    metrics: tracking.TrainingMetrics = field(default_factory=tracking.TrainingMetrics)
+
+
+def train(
+    c: Configs,
+    watcher: Watcher,
+    progress: Progress | None = None,
+    save: Callable[[Progress, Evaluation | None], None] = lambda progress, test: None,
+    stop: Stop | None = None,
+) -> Evaluation | None:
+    """Train as the configuration says, logging all the way. Returns the last evaluation over all test images, if any.
+
+    Goes on from `progress`, which it moves on. `save` is called wherever a training can go on from later: after some of
+    the validations, at the end of each epoch, then with the evaluation of it, and when it is asked to stop. Raises
+    DivergedError where the loss is no number any more, and what `stop` was asked for.
+    """
+    p = progress or Progress()
+    steps = math.ceil(len(c.train_digits) / c.train_batch_size)
+    interval = max(1, round(c.checkpoint_interval * c.inner_iterations))
+    test = None
+    try:
+        while p.epoch < c.epochs:
+            for images, labels in c.train_digits.shuffled(c.train_batch_size, c.seed.seed, p.epoch, p.step):
                 # The epoch is cut into `inner_iterations` parts; at the end of each, the same part of the test
                 # images is looked at.
-                part = step * c.inner_iterations // steps
-                if part > validated:
-                    start, stop = (len(c.valid_digits) * p // c.inner_iterations for p in (validated, part))
-                    validated = part
-                    train_loss, train_accuracy = metrics.save()
-                    tracking.save_running_estimates(seen, c.model)
-                    if start < stop:
-                        valid = evaluate(c.model, c.valid_digits.batches(c.valid_batch_size, start, stop))
-                        tracking.save_evaluation(seen, "valid", valid.loss, valid.accuracy)
-                        tracking.flush()
-                        watcher.validation(epoch + 1, step, train_loss, train_accuracy, valid)
+                parts = [(p.step + taken) * c.inner_iterations // steps for taken in (0, 1)]
+                try:
+                    loss, correct = train_step(c.model, c.optimizer, images, labels)
+                except DivergedError as error:
+                    raise DivergedError(f"epoch {p.epoch + 1}, step {p.step + 1}: {error}") from error
+                p.step += 1
+                p.seen += len(labels)
+                p.metrics.add(p.seen, len(labels), loss, correct)
+                watcher.batch(len(labels))
+                if parts[0] < parts[1]:
+                    _validate(c, watcher, p, *parts)
+                    if p.step < steps and (p.epoch * c.inner_iterations + parts[1]) % interval == 0:
+                        save(p, None)
+                if stop is not None and stop.asked is not None:
+                    save(p, None)
+                    raise stop.asked
 
             test = evaluate(c.model, c.valid_digits.batches(c.valid_batch_size))
-            tracking.save_evaluation(seen, "test", test.loss, test.accuracy)
+            tracking.save_evaluation(p.seen, "test", test.loss, test.accuracy)
             tracking.flush()
-            watcher.epoch(epoch + 1, test)
+            p.epoch, p.step = p.epoch + 1, 0
+            if p.epoch == c.epochs or (p.epoch * c.inner_iterations) % interval == 0:
+                save(p, test)
+            watcher.epoch(p.epoch, test)
     finally:
-        metrics.save()
+        p.metrics.save()
     return test
+
+
+def _validate(c: Configs, watcher: Watcher, p: Progress, part: int, next_part: int) -> None:
+    """Log the training since the last time, and how the network does on the next part of the test images."""
+    start, stop = (len(c.valid_digits) * number // c.inner_iterations for number in (part, next_part))
+    train_loss, train_accuracy = p.metrics.save()
+    tracking.save_running_estimates(p.seen, c.model)
+    if start < stop:
+        valid = evaluate(c.model, c.valid_digits.batches(c.valid_batch_size, start, stop))
+        tracking.save_evaluation(p.seen, "valid", valid.loss, valid.accuracy)
+    tracking.flush()
+    if start < stop:
+        watcher.validation(p.epoch + 1, p.step, train_loss, train_accuracy, valid)
 
 
 def train_step(
     model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """One step of the optimizer on a batch. Returns its mean loss and its number of right answers, on the device."""
+    """One step of the optimizer on a batch. Returns its mean loss and its number of right answers, on the device.
+
+    Raises DivergedError where the loss is no number; the parameters are then as they were.
+    """
     model.train()
     logits = model(images)
     loss = F.cross_entropy(logits, labels)
+    if not loss.isfinite():
+        raise DivergedError(f"the loss is {loss.item()}: {_first_to_go(model)}")
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
     return loss.detach(), (logits.argmax(dim=1) == labels).sum()
+
+
+def _first_to_go(model: nn.Module) -> str:
+    """Where in the network, from its input on, something is no number any more: statistics before parameters."""
+    for kind in (model.named_buffers(), model.named_parameters()):
+        for name, tensor in kind:
+            if not tensor.isfinite().all():
+                layer, _, what = name.rpartition(".")
+                return f"{layer}'s {what} went first"
+    return "all statistics and parameters are finite, so it went at the output"
 
 
 @torch.no_grad()

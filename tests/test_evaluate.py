@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from labml_bn.checkpoint import WEIGHTS, load_weights
 from labml_bn.evaluate import wilson_interval
+from labml_bn.weights import WEIGHTS, load_weights
 from tests.conftest import Run
 
 

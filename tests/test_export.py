@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from labml_bn import export
-from labml_bn.checkpoint import WEIGHTS, load_weights
 from labml_bn.errors import UserError
+from labml_bn.weights import WEIGHTS, load_weights
 from tests.conftest import Run
 
 

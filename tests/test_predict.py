@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image, ImageDraw, ImageOps
 
-from labml_bn.checkpoint import WEIGHTS, load_weights
 from labml_bn.errors import UserError
 from labml_bn.images import read_digit
 from labml_bn.mnist import Digits, load
+from labml_bn.weights import WEIGHTS, load_weights
 from tests.conftest import Run
 
 

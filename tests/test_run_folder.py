@@ -43,7 +43,7 @@ def test_by_name(logs: Path, name: str, found: str) -> None:
 def test_latest_that_has_a_file(logs: Path) -> None:
     (logs / "batch_norm" / "aa11" / "weights").touch()
     assert find_run("latest", logs, having="weights").name == "aa11"
-    with pytest.raises(UserError, match="none has finished yet"):
+    with pytest.raises(UserError, match="has figures yet"):
         find_run("latest", logs, having="figures")
 
 

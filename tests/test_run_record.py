@@ -102,7 +102,7 @@ def test_short_uuids(run: Path) -> None:
     record = read_run(run)
 
     def named(uuid: str) -> Record:
-        return Record(Path("logs") / uuid, {}, {}, record.settings, 0, 0, "completed")
+        return Record(Path("logs") / uuid, {}, {}, record.settings, 0, 0, 0, "completed")
 
     runs = [named("0123456789aa"), named("0123456789bb"), named("f" * 12)]
     assert short_uuids(runs) == {"0123456789aa": "0123456789a", "0123456789bb": "0123456789b", "f" * 12: "f" * 11}

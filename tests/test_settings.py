@@ -24,6 +24,8 @@ def test_defaults_are_the_annotated_experiments() -> None:
         "train_samples": 60_000,
         "valid_samples": 10_000,
         "dtype": "float32",
+        "checkpoint_interval": 1.0,
+        "keep": 2,
         "optimizer.optimizer": "Adam",
         "optimizer.learning_rate": 0.001,
         "optimizer.betas": [0.9, 0.999],

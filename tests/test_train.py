@@ -212,7 +212,7 @@ def test_ctrl_c(work: Path, environment: dict[str, str], data_path: Path) -> Non
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     (run,) = runs(work)
-    assert error == f"interrupted: the run so far is in logs/batch_norm/{run.name}\n"
+    assert error == f"interrupted: go on with: python -m labml_bn.train --resume logs/batch_norm/{run.name}\n"
     assert json.loads((run / "run_log.jsonl").read_text())["status"] == "interrupted"
     steps = [step for step, _ in metrics(run)["loss.train"]]
     expected = [epoch * 2000 + min(64 * step, 2000) for epoch in range(50) for step in range(1, 33)]

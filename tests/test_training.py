@@ -84,6 +84,7 @@ def test_equals_a_plain_loop(settings: dict[str, object], data_path: Path) -> No
     model.eval()
     x, labels = c.valid_digits.batch(slice(None))
     logits = model(x)
+    assert final is not None
     assert final.correct == (logits.argmax(1) == labels).sum()
     assert final.loss == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-6)
 

@@ -19,7 +19,7 @@ from labml_app.enums import RunEnums
 from labml_db import Index
 
 from labml_bn import run_record
-from labml_bn.run_folder import LOG, run_folders
+from labml_bn.run_folder import ENDS, LOG, run_folders
 from labml_bn.run_record import Record, is_running, read_run
 from labml_bn.settings import different
 
@@ -89,7 +89,7 @@ class Follower(threading.Thread):
 def _stamp(folder: Path) -> str:
     """Changes whenever something of the run does."""
     parts = ["running" if is_running(folder) else "still"]
-    for name in ("run.yaml", "configs.yaml", "run_log.jsonl", LOG):
+    for name in ("run.yaml", "configs.yaml", ENDS, LOG):
         try:
             stat = (folder / name).stat()
             parts.append(f"{stat.st_size} {stat.st_mtime_ns}")

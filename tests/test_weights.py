@@ -10,10 +10,10 @@ import safetensors
 import torch
 from safetensors.torch import load_file, save_file
 
-from labml_bn.checkpoint import FORMAT, WEIGHTS, _digest, load_weights, save_weights
 from labml_bn.errors import UserError
 from labml_bn.models import ConvNet
 from labml_bn.settings import complete
+from labml_bn.weights import FORMAT, WEIGHTS, _digest, load_weights, save_weights
 
 
 @pytest.mark.parametrize("norm", ["batch_norm", "torch", "none"])

@@ -1,0 +1,336 @@
+"""What goes wrong in a training's surroundings: it is said in one line, and no run is lost by it."""
+
+import contextlib
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from labml_bn import checkpoint
+from labml_bn.errors import UserError
+from labml_bn.run_record import read_run
+from tests.conftest import Run, metrics, runs
+
+SMALL = ["epochs=3", "train_samples=1000", "valid_samples=500", "inner_iterations=4", "device.use_cuda=false"]
+
+
+@pytest.fixture
+def small(data_path: Path) -> list[str]:
+    """The settings of a run of three short epochs."""
+    return [*SMALL, f"data_path={data_path}"]
+
+
+@pytest.fixture(scope="module")
+def whole(data_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That run, undisturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    command = [sys.executable, "-m", "labml_bn.train", *SMALL, f"data_path={data_path}"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    return runs(folder)[0]
+
+
+@pytest.fixture
+def run(whole: Path, work: Path) -> Path:
+    """A copy of it, to damage."""
+    return Path(shutil.copytree(whole, work / "logs" / "batch_norm" / whole.name))
+
+
+def assert_one_line(done: "subprocess.CompletedProcess[str]", status: int, *parts: str) -> None:
+    assert (done.returncode, len(done.stderr.splitlines())) == (status, 1), done.stderr
+    for part in parts:
+        assert part in done.stderr
+
+
+Mount = Callable[[str], None]
+
+
+@pytest.fixture
+def disk(work: Path) -> Iterator[Mount]:
+    """Mount a small disk at `logs`, or mount it with other options; skipped where that is not allowed."""
+    logs = work / "logs"
+    logs.mkdir()
+
+    def mount(options: str) -> None:
+        again = "remount," if os.path.ismount(logs) else ""
+        command = ["mount", "-t", "tmpfs", "-o", f"{again}{options}", "tmpfs", str(logs)]
+        if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+            pytest.skip("not allowed to mount a disk here")
+
+    yield mount
+    if os.path.ismount(logs):
+        subprocess.run(["umount", "-l", str(logs)], check=True)
+
+
+def assert_checkpoints_are_whole(run: Path) -> None:
+    paths = list((run / "checkpoints").iterdir())
+    assert paths
+    assert all(path.suffix == ".pt" and path.stem.isdecimal() for path in paths), paths  # nothing half-written
+    for path in paths:
+        assert torch.load(path, weights_only=True)["format"] == checkpoint.FORMAT
+
+
+def test_disk_full_while_saving(disk: Mount, train: Run, work: Path, small: list[str], whole: Path) -> None:
+    """The training goes on to its end without it; where there is room again, so does the run."""
+    disk("size=8m")
+    done = train(*small)
+    assert done.returncode == 1
+    *warnings, error = done.stderr.splitlines()
+    (run,) = runs(work)
+    assert warnings
+    for warning in warnings:
+        assert warning.startswith("warning: cannot save ")
+        assert "The last good checkpoint is " in warning
+    assert error.startswith("error: cannot write the weights to ")
+    assert "epoch 3/3:" in done.stdout
+    assert_checkpoints_are_whole(run)
+    disk("size=100m")
+    assert train("--resume", "latest").returncode == 0
+    assert metrics(run) == metrics(whole)
+
+
+def test_disk_full_while_logging(
+    disk: Mount, work: Path, environment: dict[str, str], small: list[str], data_path: Path
+) -> None:
+    """What could not be written is kept, and written when there is room."""
+    disk("size=60m")
+    command = [sys.executable, "-m", "labml_bn.train", *small, "epochs=12", "checkpoint_interval=100"]
+    with subprocess.Popen(
+        command, cwd=work, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for line in process.stdout:
+            if line.startswith("epoch 2/12 step 4/"):
+                break
+        with (work / "logs" / "filler").open("wb", buffering=0) as filler:
+            with contextlib.suppress(OSError):
+                while True:
+                    filler.write(b"0" * 4096)
+            assert "warning: cannot write the log " in process.stderr.readline()
+            filler.truncate(0)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+    (run,) = runs(work)
+    steps = [step for step, _ in metrics(run)["loss.train"]]
+    assert steps == [epoch * 1000 + min(64 * step, 1000) for epoch in range(12) for step in range(1, 17)]
+    assert len(metrics(run)["accuracy.test"]) == 12
+
+
+def test_file_size_limit(work: Path, environment: dict[str, str], small: list[str], train: Run) -> None:
+    """The same as a full disk for those who may not mount one: no file can grow over a megabyte."""
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
+
+    command = [sys.executable, "-m", "labml_bn.train", *small]
+    done = subprocess.run(
+        command, cwd=work, env=environment, capture_output=True, text=True, check=False, preexec_fn=limit
+    )
+    assert done.returncode == 1
+    *warnings, error = done.stderr.splitlines()
+    assert len(warnings) == 4
+    assert all("The last good checkpoint is none" in warning for warning in warnings)
+    assert error.startswith("error: cannot write the weights to ")
+    (run,) = runs(work)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == []
+    assert metrics(run)["accuracy.test"]
+    assert_one_line(train("--resume", "latest"), 1, "has no checkpoint to go on from")
+
+
+def test_logs_not_writable(disk: Mount, train: Run, small: list[str]) -> None:
+    disk("size=10m,ro")
+    assert_one_line(train(*small), 1, "error: cannot write the run to ", "Read-only file system")
+
+
+def test_run_not_writable(disk: Mount, train: Run, whole: Path, work: Path) -> None:
+    disk("size=60m")
+    run = Path(shutil.copytree(whole, work / "logs" / "batch_norm" / whole.name))
+    disk("ro")
+    assert_one_line(train("--resume", run.name, "epochs=5"), 1, "Read-only file system")
+
+
+def test_a_damaged_data_file(run: Path, train: Run, work: Path, data_path: Path, environment: dict[str, str]) -> None:
+    """It is not trained on: it is fetched again, or said where that cannot be done. The run is as it was."""
+    shutil.copytree(data_path, work / "data")
+    images = work / "data" / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    content = bytearray(images.read_bytes())
+    content[5000] ^= 1
+    images.write_bytes(bytes(content))
+    before = (run / "log.jsonl").read_bytes()
+    offline = {
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": "",
+        "http_proxy": "http://127.0.0.1:9",
+        "https_proxy": "http://127.0.0.1:9",
+    }
+    kept = dict(environment)
+    environment |= offline
+    done = train("--resume", "latest", "epochs=4", "data_path=data")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: could not get MNIST")
+    assert "Traceback" not in done.stderr
+    assert (run / "log.jsonl").read_bytes() == before
+    environment.clear()
+    environment |= kept
+    assert train("--resume", "latest", "epochs=4", f"data_path={data_path}").returncode == 0
+    assert len(metrics(run)["accuracy.test"]) == 4
+
+
+def flipped(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+def truncated(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def other_version(path: Path) -> None:
+    torch.save({**torch.load(path, weights_only=True), "format": "labml_bn checkpoint 0"}, path)
+
+
+def other_settings(path: Path) -> None:
+    state = torch.load(path, weights_only=True)
+    torch.save({**state, "settings": {**state["settings"], "norm": "unheard of"}}, path)
+
+
+class Evil:
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, ("touch evil",)
+
+
+def code(path: Path) -> None:
+    torch.save({**torch.load(path, weights_only=True), "best": Evil()}, path)
+
+
+@pytest.mark.parametrize("damage", [flipped, truncated, emptied, other_version, other_settings, code])
+def test_a_damaged_checkpoint(run: Path, damage: Callable[[Path], None]) -> None:
+    """The one before is taken; where there is none, that is said."""
+    newest, *others = checkpoint.names(run / "checkpoints")
+    damage(newest)
+    found = checkpoint.newest(run)
+    assert found.state["progress"]["seen"] == int(others[0].stem)
+    (complaint,) = found.complaints
+    assert str(newest) in complaint
+    for other in others:
+        damage(other)
+    with pytest.raises(UserError, match="has no checkpoint to go on from: ") as raised:
+        checkpoint.newest(run)
+    assert "\n" not in str(raised.value)
+    assert not Path("evil").exists()
+
+
+def test_going_on_from_the_one_before(run: Path, train: Run, whole: Path) -> None:
+    newest = checkpoint.names(run / "checkpoints")[0]
+    flipped(newest)
+    (run / "model.safetensors").unlink()
+    done = train("--resume", "latest")
+    assert_one_line(done, 0, f"warning: {newest} is damaged", "going on from an earlier one")
+    assert metrics(run) == metrics(whole)
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (run, whole))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_a_checkpoint_of_another_network(run: Path, train: Run) -> None:
+    for path in checkpoint.names(run / "checkpoints"):
+        state = torch.load(path, weights_only=True)
+        state["model"]["norm1.weight"] = torch.ones(7)
+        torch.save(state, path)
+    done = train("--resume", "latest", "epochs=4")
+    assert_one_line(done, 1, "error: the checkpoint is of another network than its settings say", "norm1.weight")
+
+
+def test_a_log_that_lost_what_a_checkpoint_covers(run: Path, train: Run) -> None:
+    log = run / "log.jsonl"
+    log.write_bytes(log.read_bytes()[:100])
+    assert_one_line(train("--resume", "latest", "epochs=4"), 1, "log.jsonl has lost metrics that ")
+
+
+def test_half_a_line_at_the_end_of_the_log(run: Path, train: Run, whole: Path) -> None:
+    with (run / "log.jsonl").open("a") as log:
+        log.write('{"track": {"loss.train": [[12')
+    assert train("--resume", "latest", "epochs=4").returncode == 0
+    lines = (run / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["track"] for line in lines[:15]] == [
+        json.loads(line)["track"] for line in (whole / "log.jsonl").read_text().splitlines()
+    ]
+    assert len(metrics(run)["accuracy.test"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("parameter", "first"), [("conv1.weight", "norm1's running_mean"), ("conv2.weight", "norm2's running_mean")]
+)
+def test_a_loss_that_is_no_number(run: Path, train: Run, parameter: str, first: str) -> None:
+    """It stops at that step, and says where it began and what is still good."""
+    newest = checkpoint.names(run / "checkpoints")[0]
+    state = torch.load(newest, weights_only=True)
+    state["model"][parameter][0] = float("nan")
+    torch.save(state, newest)
+    done = train("--resume", "latest", "epochs=4")
+    assert_one_line(
+        done, 1, f"error: epoch 4, step 1: the loss is nan: {first} went first. The last good checkpoint is "
+    )
+    assert str(newest) in done.stderr
+    assert read_run(run).status == "crashed"
+    assert max(step for step, _ in metrics(run)["loss.train"]) == 3000
+    assert "Traceback" in train("--resume", "latest", "epochs=4", "--traceback").stderr
+
+
+def test_a_learning_rate_that_is_too_large(train: Run, work: Path, small: list[str]) -> None:
+    done = train(*small, "norm=none", "optimizer.optimizer=SGD", "optimizer.learning_rate=1e5")
+    assert_one_line(done, 1, "error: epoch 1, step ", ": the loss is ", "a lower optimizer.learning_rate")
+    assert_checkpoints_are_whole(runs(work)[0])
+
+
+FAKETIME = next(Path("/usr/lib").glob("**/faketime/libfaketime.so.1"), None)
+
+
+@pytest.mark.skipif(FAKETIME is None, reason="there is no libfaketime here (Debian: apt-get install faketime)")
+def test_a_clock_that_jumps(
+    work: Path, environment: dict[str, str], small: list[str], whole: Path, command: Run
+) -> None:
+    """A day back in the middle of the run, then two on: the numbers and the time it took are as ever."""
+    clock = work / "clock"
+    clock.write_text("+0")
+    environment |= {
+        "LD_PRELOAD": str(FAKETIME),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "labml_bn.train", *small], cwd=work, env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("epoch 1/3 step 4"):
+                clock.write_text("-1d")
+            if line.startswith("epoch 2/3 step 4"):
+                clock.write_text("+2d")
+    assert process.returncode == 0
+    (run,) = runs(work)
+    times = [json.loads(line)["time"] for line in (run / "log.jsonl").read_text().splitlines()]
+    assert min(times) < time.time() - 80_000 < time.time() + 80_000 < max(times)  # it did jump
+    assert metrics(run) == metrics(whole)
+    assert 0 < read_run(run).elapsed < 600
+    del environment["LD_PRELOAD"]
+    shown = command("runs").stdout.splitlines()[1]
+    assert " completed " in shown
+    assert shown.endswith(" s")
