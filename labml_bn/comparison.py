@@ -110,14 +110,16 @@ class Comparison:
 
     def _draw_accuracy(self, axes: Axes) -> None:
         axes.set_title("accuracy: training (lines), test (hollow markers)", fontsize="medium")
-        lowest = 1.0
+        lowest, highest = 1.0, 0.0
         for style, label, metrics in zip(_styles(), self._labels, self._metrics, strict=False):
             train, test = (metrics.get(f"accuracy.{split}", _NOTHING) for split in ("train", "test"))
             _draw_curve(axes, train, test, style, label)
             # The first steps would flatten all the rest.
             for series, start in ((train, len(train.steps) // 5), (test, 0)):
                 lowest = min([lowest, *series.values[start:, 0]])
-        axes.set_ylim(max(0.0, lowest - 0.01), None)
+                highest = max([highest, *series.values[start:, 0]])
+        margin = max(highest - lowest, 0.01) / 20
+        axes.set_ylim(lowest - margin, min(highest, 1.0) + margin)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         _tidy(axes)
 
