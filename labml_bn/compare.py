@@ -40,10 +40,11 @@ def main() -> None:
 
     runs = [read_run(folder) for folder in find_runs(arguments.runs, arguments.logs)]
     compared = comparison.Comparison(runs)
-    print(table(compared.rows()))
-    figures.save(compared.figure(), arguments.figure)
+    rows, figure = compared.rows(), compared.figure()
+    print(table(rows))
+    figures.save(figure, arguments.figure)
     page = arguments.figure.with_suffix(".html")
-    figures.save_page(compared.rows(), compared.figure(), page)
+    figures.save_page(rows, figure, page)
     print(f"figure: {arguments.figure}")
     print(f"page: {page}")
 

@@ -5,6 +5,7 @@ estimates of each run stand in a row of their own, with the same scale from row 
 """
 
 import itertools
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 from labml_bn.console import duration
 from labml_bn.run_record import Record, Series, short_uuids
-from labml_bn.settings import KEYS
+from labml_bn.settings import KEYS, name_of
 
 #: The percentiles over channels that a band shows, as the paper's figure 1 does for activations.
 PERCENTILES = (15, 50, 85)
@@ -37,29 +38,31 @@ class Comparison:
         self._runs = runs
         self._metrics = [run.metrics() for run in runs]
         self._short = short_uuids(runs)
-        self._labels = [f"{self._short[run.uuid]} {run.name}" for run in runs]
+        self._keys = [key for key in KEYS if len({str(run.settings[key]) for run in runs}) > 1]
+        self._labels = [f"{self._short[run.uuid]} {self._name(run)}" for run in runs]
+
+    def _name(self, run: Record) -> str:
+        """A run's name, as far as it tells it from the others."""
+        return name_of({key: run.settings[key] for key in ("norm", *self._keys)})
 
     def rows(self) -> list[list[str]]:
         """A heading and a row for each run: what differs in the settings, and what came of it."""
         told_elsewhere = {"epochs", "data_path", "logs_path"}
-        keys = [key for key in KEYS if len({str(run.settings[key]) for run in self._runs}) > 1]
-        keys = [key for key in keys if key not in told_elsewhere]
-        rows = [["run", *keys, "status", "epochs", "final", "best", "at epoch", "time"]]
+        keys = [key for key in self._keys if key not in told_elsewhere]
+        rows = [["run", "status", "epochs", "final", "best", "at epoch", "time", *keys]]
         for run, metrics in zip(self._runs, self._metrics, strict=True):
-            settings = [str(run.settings[key]) for key in keys]
-            tests = metrics.get("accuracy.test")
-            accuracy = tests.values[:, 0] if tests else np.array([])
+            accuracy = metrics.get("accuracy.test", _NOTHING).values[:, 0]
             best = int(accuracy.argmax()) if len(accuracy) else None
             rows.append(
                 [
                     self._short[run.uuid],
-                    *settings,
                     run.status,
                     f"{len(accuracy)}/{run.settings['epochs']}",
                     f"{accuracy[-1]:.2%}" if best is not None else "-",
                     f"{accuracy[best]:.2%}" if best is not None else "-",
                     str(best + 1) if best is not None else "-",
                     duration(run.elapsed),
+                    *(str(run.settings[key]) for key in keys),
                 ]
             )
         return rows
@@ -69,7 +72,9 @@ class Comparison:
         layers = sorted({name for metrics in self._metrics for name in metrics if name.startswith("bn.")})
         normalized = [number for number, metrics in enumerate(self._metrics) if any(name in metrics for name in layers)]
         columns = max(2, len(layers))
-        legend_height = 0.22 * (len(self._runs) + 1) / 2
+        labels = [textwrap.fill(label, 120) for label in self._labels]
+        legend_columns = 2 if max(map(len, labels)) <= 60 else 1
+        legend_height = 0.2 + 0.22 * ("\n".join(labels).count("\n") + 1) / legend_columns
         heights = [4.2, legend_height, *[1.6] * len(normalized)]
         figure = Figure(figsize=(max(10, 2.4 * columns), sum(heights) + 0.8), layout="constrained")
         grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
@@ -80,8 +85,11 @@ class Comparison:
         self._draw_accuracy(accuracy)
         legend = figure.add_subplot(grid[1, :])
         legend.set_axis_off()
-        handles, labels = loss.get_legend_handles_labels()
-        legend.legend(handles, labels, ncols=2, loc="center", fontsize="small", frameon=False, handlelength=4)
+        handles, _ = loss.get_legend_handles_labels()
+        box = legend.legend(
+            handles, labels, ncols=legend_columns, loc="center", fontsize="small", frameon=False, handlelength=4
+        )
+        box.set_in_layout(False)  # it has its row, and shall not press on the others
 
         first: dict[str, Axes] = {}
         for row, number in enumerate(normalized, 2):
@@ -93,7 +101,7 @@ class Comparison:
                 if row == 2:
                     axes.set_title(name.removeprefix("bn.").replace(".", "\n").replace("_", " "), fontsize="small")
                 if column == 0:
-                    axes.set_ylabel("\n".join(_wrapped(self._labels[number])), fontsize="x-small")
+                    axes.set_ylabel(_row_label(self._labels[number]), fontsize="x-small")
                 _tidy(axes, small=True)
         if normalized:
             figure.supxlabel("training images seen (bands: 15th to 85th percentile over channels, median)", fontsize=9)
@@ -168,11 +176,7 @@ def _tidy(axes: Axes, *, small: bool = False) -> None:
         axes.set_xlabel("training images seen")
 
 
-def _wrapped(label: str, width: int = 16) -> list[str]:
-    """A label's words in lines of about `width` characters."""
-    lines = [""]
-    for word in label.split():
-        if lines[-1] and len(lines[-1]) + len(word) > width:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return lines
+def _row_label(label: str) -> str:
+    """A label in a few short lines, as much of it as finds place beside a row."""
+    lines = textwrap.wrap(label, 18, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines if len(lines) <= 5 else [*lines[:5], "..."])

@@ -10,6 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+#: In every answer of a dashboard, and in its file: another one may have come to the same address.
+TOKEN_HEADER = "Dashboard-Token"
+
 _FILE = "dashboard.address"
 
 #: Seconds that a training waits for an answer before it goes on.
@@ -17,28 +20,26 @@ _PATIENCE = 0.5
 
 
 @contextlib.contextmanager
-def announced(logs: Path, url: str) -> Iterator[None]:
+def announced(logs: Path, url: str, token: str) -> Iterator[None]:
     """Leave the address for as long as the block runs."""
-    file = logs / _FILE
+    file, content = logs / _FILE, f"{url} {token}\n"
     with contextlib.suppress(OSError):
-        file.write_text(url, encoding="utf-8")
+        file.write_text(content, encoding="utf-8")
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
-            if file.read_text(encoding="utf-8") == url:
+            if file.read_text(encoding="utf-8") == content:
                 file.unlink()
 
 
 def find(logs: Path) -> str | None:
     """The address of the dashboard over these runs, if there is one and it answers."""
     try:
-        url = (logs / _FILE).read_text(encoding="utf-8").strip()
+        url, token = (logs / _FILE).read_text(encoding="utf-8").split()
         connection = http.client.HTTPConnection("127.0.0.1", urlsplit(url).port, timeout=_PATIENCE)
         with contextlib.closing(connection):
-            connection.request("GET", "/site.webmanifest")
-            response = connection.getresponse()
-            is_ours = response.status == 200 and b"labml" in response.read(1000)
-            return url if is_ours else None
+            connection.request("HEAD", "/")
+            return url if connection.getresponse().headers[TOKEN_HEADER] == token else None
     except (OSError, ValueError, http.client.HTTPException):
         return None  # there is no file, or it was left behind by a dashboard that was killed

@@ -5,10 +5,10 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import yaml
 from filelock import FileLock, Timeout
 
 from labml_bn.errors import UserError
+from labml_bn.files import read_yaml
 
 #: The folder of this project's runs among others' in the logs. It is not called labml_bn: Python, started beside a
 #: folder of that name, would take it for the package.
@@ -39,17 +39,17 @@ def find_run(name: str, logs: Path, having: str = "run.yaml") -> Path:
         is_other = False
     if is_other and name != "latest":
         raise UserError(f"{name} is not the folder of a run: it has no run.yaml")
-    runs = list_runs(logs)
+    runs = run_folders(logs)
     if not runs:
         raise UserError(f"there are no runs in {logs} (python -m labml_bn.train makes one)")
     if name == "latest":
-        having_it = [run for run in runs if (run / having).exists()]
+        having_it = [run for run in list_runs(logs) if (run / having).exists()]
         if not having_it:
             raise UserError(f"no run in {logs} has {having} yet")
         return having_it[0]
     found = [run for run in runs if run.name.startswith(name)]
     if not found:
-        raise UserError(f"no run in {logs} begins with {name!r}; the latest is {runs[0].name}")
+        raise UserError(f"no run in {logs} begins with {name!r}; the latest is {list_runs(logs)[0].name}")
     if len(found) > 1:
         names = ", ".join(run.name for run in found[:5])
         raise UserError(f"{name!r} is the beginning of {len(found)} runs: {names}")
@@ -76,7 +76,7 @@ def locked(run: Path) -> Iterator[None]:
 
     Raises UserError where another process has it, OSError where it cannot be had at all.
     """
-    lock = FileLock(run / LOCK, timeout=0, is_singleton=True)
+    lock = FileLock(run / LOCK, timeout=1, is_singleton=True)  # who only looks has it for a moment
     try:
         lock.acquire()
     except Timeout as error:
@@ -99,9 +99,7 @@ def run_folders(logs: Path) -> list[Path]:
 
 def _started(run: Path) -> tuple[str, str, int]:
     """When a run started: the day and second that labml noted, then the time that its file was written."""
-    file = run / "run.yaml"
-    try:
-        info = yaml.safe_load(file.read_text(encoding="utf-8"))
-        return str(info["trial_date"]), str(info["trial_time"]), file.stat().st_mtime_ns
-    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError):
+    info = read_yaml(run / "run.yaml")
+    if not {"trial_date", "trial_time"} <= info.keys():
         return "", "", 0  # a run whose file was damaged is the oldest
+    return str(info["trial_date"]), str(info["trial_time"]), (run / "run.yaml").stat().st_mtime_ns

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from labml_bn.errors import UsageError
-from labml_bn.run_folder import ENDS, LOCK, LOG, RESUMED, list_runs
+from labml_bn.files import read_yaml
+from labml_bn.run_folder import ENDS, LOCK, LOG, list_runs
 from labml_bn.settings import KEYS, complete, from_record, name_of
 
 #: How a run stands. labml notes the first three at its end; a run that is neither noted nor going on was killed.
@@ -24,8 +24,6 @@ COMPLETED, INTERRUPTED, CRASHED, RUNNING, KILLED = "completed", "interrupted", "
 
 #: Bytes; a line has a value for each channel, now and then, and a minute's losses in older runs.
 _LONGEST_LINE = 1 << 20
-
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, where there is one, is ten times as fast
 
 
 @dataclass(frozen=True)
@@ -71,25 +69,27 @@ class Record:
         for line in _lines(self.folder / LOG):
             if names and not any(name in line for name in wanted):
                 continue  # without parsing it: most lines are long
-            for name, added in _entry(line).get("track", {}).items():
-                if not names or name in names:
+            track = _entry(line).get("track")
+            for name, added in track.items() if isinstance(track, dict) else ():
+                if isinstance(added, list) and (not names or name in names):
                     points.setdefault(name, []).extend(added)
-        return {name: _series(of_name) for name, of_name in points.items()}
+        series = {name: _series(of_name) for name, of_name in points.items()}
+        return {name: of_name for name, of_name in series.items() if len(of_name.steps)}
 
 
 def read_run(folder: Path) -> Record:
     """What is known of the run in `folder`; what cannot be read has its default."""
-    info = _yaml(folder / "run.yaml")
-    configs = _yaml(folder / "configs.yaml")
+    info = read_yaml(folder / "run.yaml")
+    configs = read_yaml(folder / "configs.yaml")
     started = _start_time(info, folder)
     noted, logged = _last_entry(folder / ENDS), _last_entry(folder / LOG)
-    status = noted.get("status", KILLED)
+    status = noted.get("status")
     if is_running(folder):
         status = RUNNING
-    elif status == RESUMED:
+    elif status not in (COMPLETED, INTERRUPTED, CRASHED):
         status = KILLED
-    ended = (logged if status in {RUNNING, KILLED} else noted).get("time", started)
-    elapsed = logged.get("elapsed", ended - started)
+    ended = _number((logged if status in {RUNNING, KILLED} else noted).get("time"), started)
+    elapsed = _number(logged.get("elapsed"), max(0.0, ended - started))
     return Record(folder, info, configs, _settings(configs), started, ended, elapsed, status)
 
 
@@ -104,7 +104,8 @@ def is_running(folder: Path) -> bool:
     if not lock.exists():
         return False
     try:
-        with FileLock(lock, timeout=0):
+        # Others look in the same way, and have it for a moment.
+        with FileLock(lock, timeout=0.1, poll_interval=0.01):
             return False
     except Timeout:
         return True
@@ -151,18 +152,29 @@ def _entry(line: bytes) -> dict[str, Any]:
 
 
 def _series(points: list[Any]) -> Series:
-    steps = np.array([step for step, _ in points], dtype=np.int64)
-    values = np.array([value for _, value in points], dtype=np.float64)
-    order = steps.argsort(kind="stable")
-    return Series(steps[order], values[order].reshape(len(steps), -1))
-
-
-def _yaml(path: Path) -> dict[str, Any]:
+    """Points as they are logged, [step, values]; those that are not like the others are left out."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        steps = np.array([step for step, _ in points], dtype=np.int64)
+        values = np.array([value for _, value in points], dtype=np.float64)
+        if values.ndim != 2 or values.shape[1] == 0:
+            raise ValueError
+    except (ValueError, TypeError, OverflowError):
+        whole = [point for point in points if _is_point(point)]
+        whole = [point for point in whole if len(point[1]) == len(whole[0][1])]
+        return _series(whole) if whole else Series(np.zeros(0, np.int64), np.zeros((0, 1)))
+    order = steps.argsort(kind="stable")
+    return Series(steps[order], values[order])
+
+
+def _is_point(point: Any) -> bool:
+    if not (isinstance(point, list) and len(point) == 2 and isinstance(point[0], int) and abs(point[0]) < 1 << 62):
+        return False
+    values = point[1]
+    return isinstance(values, list) and len(values) > 0 and all(isinstance(value, int | float) for value in values)
+
+
+def _number(value: Any, otherwise: float) -> float:
+    return float(value) if isinstance(value, int | float) and abs(value) < 1e15 else otherwise
 
 
 def _settings(configs: dict[str, Any]) -> dict[str, Any]:

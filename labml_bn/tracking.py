@@ -93,21 +93,23 @@ def recording(position: Position | None = None) -> Iterator[Path]:
     `position`: what its log has beyond that is taken away. Raises UserError where the run cannot be written.
     """
     run = experiment_singleton().run
-    try:
-        if position:
-            _take_up(run, position)
-        # labml keeps a folder in the user's home, and two processes that start at once can trip over it.
-        with _quiet(), FileLock(Path.home() / ".labml.lock", timeout=60):
-            experiment.start()
+    with contextlib.ExitStack() as stack:
+        try:
+            run.make_path()
+            stack.enter_context(locked(run.run_path))
+            if position:
+                _take_up(run, position)
+            # labml keeps a folder in the user's home, and two processes that start at once can trip over it.
+            with _quiet(), FileLock(Path.home() / ".labml.lock", timeout=60):
+                experiment.start()
+        except OSError as error:
+            if not position:
+                shutil.rmtree(run.run_path, ignore_errors=True)
+            raise UserError(
+                f"cannot write the run to {run.run_path}, or labml's own folder to {Path.home()}: {error}"
+            ) from error
         _log.open(run.run_path / LOG, position or Position())
-    except OSError as error:
-        if not position:
-            shutil.rmtree(run.run_path, ignore_errors=True)
-        raise UserError(
-            f"cannot write the run to {run.run_path}, or labml's own folder to {Path.home()}: {error}"
-        ) from error
-    tracker_singleton().add_writer(_log)
-    with locked(run.run_path):
+        tracker_singleton().add_writer(_log)
         try:
             yield run.run_path
         except KeyboardInterrupt:

@@ -104,7 +104,9 @@ def _train(settings: dict[str, Any], run: Path | None = None, resumed: dict[str,
         print(f"Final accuracy {test.accuracy:.2%} ({test.correct} of {test.images}) in {duration(elapsed)}")
     print(f"Run: {folder}")
     print("Look at it:")
-    for command in ("evaluate RUN", "predict RUN IMAGE.png", "compare RUN latest:5", "dashboard"):
+    logs = os.path.relpath(path.parents[1])
+    where = "" if logs == "logs" else f" --logs {shlex.quote(logs)}"
+    for command in ("evaluate RUN", "predict RUN IMAGE.png", f"compare RUN latest:5{where}", f"dashboard{where}"):
         print(f"  python -m labml_bn.{command.replace('RUN', shlex.quote(folder))}")
 
 

@@ -43,10 +43,10 @@ def test_a_table_a_figure_and_a_page(logs: Path, work: Path, command: Run) -> No
     assert done.stderr == ""
     heading, first, second, *files = done.stdout.splitlines()
     assert re.split(r"  +", heading) == [
-        *("run", "norm", "optimizer.learning_rate", "status", "epochs", "final", "best", "at epoch", "time")
+        *("run", "status", "epochs", "final", "best", "at epoch", "time", "norm", "optimizer.learning_rate")
     ]
-    assert re.match(r"aaaa0000 +batch_norm +0\.001 +completed +1/1 +(\d\d\.\d\d%) +\1 +1 ", first)
-    assert re.match(r"bbbb0000 +none +0\.01 +completed +1/1 +(\d\d\.\d\d%) +\1 +1 ", second)
+    assert re.match(r"aaaa0000 +completed +1/1 +(\d\d\.\d\d%) +\1 +1 .* batch_norm +0\.001$", first)
+    assert re.match(r"bbbb0000 +completed +1/1 +(\d\d\.\d\d%) +\1 +1 .* none +0\.01$", second)
     assert files == ["figure: compare.png", "page: compare.html"]
     assert matplotlib.image.imread(work / "compare.png").shape[1] >= 1000
     page = (work / "compare.html").read_text()
@@ -93,7 +93,7 @@ def test_the_curves_are_the_logged_ones(logs: Path) -> None:
     figure = Comparison(runs).figure()
     loss, accuracy, legend, *layers = figure.axes
     logged = runs[0].metrics()
-    assert names(legend) == [f"{run.uuid} {run.name}" for run in runs]
+    assert names(legend) == ["aaaa0000 batch_norm", "bbbb0000 no_norm lr=0.01"]
     np.testing.assert_array_equal(accuracy.lines[0].get_ydata(), logged["accuracy.train"].values[:, 0])
     np.testing.assert_array_equal(accuracy.lines[1].get_ydata(), logged["accuracy.test"].values[:, 0])
     np.testing.assert_array_equal(loss.lines[1].get_xdata(), logged["loss.test"].steps)
@@ -106,15 +106,39 @@ def test_the_curves_are_the_logged_ones(logs: Path) -> None:
         np.testing.assert_allclose(np.asarray(axes.lines[0].get_ydata()), np.median(logged[name].values, axis=1))
 
 
-def test_twenty_runs_can_be_told_apart(trained: Path, tmp_path: Path) -> None:
-    folders = [
-        another(trained, tmp_path, f"{number:02}aaaaaaaa", started="08:00:00", **{"seed.seed": number})
-        for number in range(20)
-    ]
+LONG = {
+    "train_batch_size": 12345,
+    "valid_batch_size": 12345,
+    "inner_iterations": 12345,
+    "dtype": "float64",
+    "optimizer.optimizer": "SGD",
+    "optimizer.momentum": 0.123456,
+    "optimizer.learning_rate": 0.00123456,
+    "optimizer.eps": 1.23456e-7,
+    "optimizer.betas": [0.123456, 0.123456],
+}
+
+
+@pytest.mark.parametrize("settings", [{}, LONG], ids=["short", "long"])
+def test_twenty_runs_can_be_told_apart(trained: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    """By line and marker alone, without colours; and everything has its place, however long the names are."""
+    seeds = {f"{number:02}aaaaaaaa": {"seed.seed": number, **(settings if number else {})} for number in range(20)}
+    folders = [another(trained, tmp_path, uuid, "08:00:00", **seed) for uuid, seed in seeds.items()]
     figure = Comparison([read_run(folder) for folder in folders]).figure()
     lines = figure.axes[0].lines[::2]
-    assert len({(line.get_linestyle(), line.get_marker()) for line in lines}) == 20  # without colours
+    assert len({(line.get_linestyle(), line.get_marker()) for line in lines}) == 20
     assert len(set(names(figure.axes[2]))) == 20
+
+    figure.savefig(tmp_path / "figure.png")  # warns, where the places cannot be had: that is an error here
+    whole = figure.bbox
+    legend = figure.axes[2].get_legend()
+    assert legend is not None
+    for box in (legend.get_window_extent(), *(axes.get_window_extent() for axes in figure.axes)):
+        assert whole.x0 <= box.x0 < box.x1 <= whole.x1
+        assert whole.y0 <= box.y0 < box.y1 <= whole.y1
+    above, below = figure.axes[0].get_window_extent(), figure.axes[3].get_window_extent()
+    assert below.y1 < legend.get_window_extent().y0 < legend.get_window_extent().y1 < above.y0
+    assert above.width > 0.35 * whole.width
 
 
 @pytest.mark.parametrize("lines", [0, 1, 5])

@@ -55,7 +55,7 @@ def test_by_folder(logs: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("aa", r"'aa' is the beginning of 2 runs: aa22, aa11"),
+        ("aa", r"'aa' is the beginning of 2 runs: aa11, aa22"),
         ("cc", r"no run in .*logs begins with 'cc'; the latest is aa22"),
         ("x" * 5000, "no run in"),
         ("~nobody-of-that-name/run", "no run in"),

@@ -84,6 +84,39 @@ def test_a_file_that_is_gone_or_damaged(run: Path, damaged: str) -> None:
         assert (not record.metrics()) == (damaged == "log.jsonl")
 
 
+@pytest.mark.parametrize(
+    "track",
+    [
+        "null",
+        "5",
+        '{"accuracy.test": 5}',
+        '{"accuracy.test": [[1, "x"]]}',
+        '{"accuracy.test": [[1, []]]}',
+        '{"accuracy.test": [[1, [0.5, 0.6]], [2], 3, ["a", [1]]]}',
+        '{"accuracy.test": [[1e999, [0.5]], [99999999999999999999999, [0.5]], [true, null]]}',
+    ],
+)
+def test_a_line_that_is_not_ours(run: Path, track: str) -> None:
+    """It parses, and means something else: what is ours is there all the same."""
+    before = read_run(run).metrics()["accuracy.test"]
+    with (run / "log.jsonl").open("a") as log:
+        log.write(f'{{"track": {track}, "time": "abc", "elapsed": []}}\n')
+    (run / "run_log.jsonl").write_text('{"status": ["x"], "time": "abc"}\n')
+    record = read_run(run)
+    assert record.metrics()["accuracy.test"].values.tolist() == before.values.tolist()
+    assert record.status == "killed"
+    assert record.elapsed >= 0
+
+
+def test_two_who_look_at_once_do_not_take_each_other_for_a_training(run: Path) -> None:
+    code = "import sys, pathlib\nfrom labml_bn.run_record import is_running\n"
+    code += "print(sum(is_running(pathlib.Path(sys.argv[1])) for _ in range(1000)))"
+    looking = [
+        subprocess.Popen([sys.executable, "-c", code, str(run)], stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    assert [process.communicate()[0] for process in looking] == ["0\n", "0\n"]
+
+
 def test_running_while_the_lock_is_held(run: Path) -> None:
     assert not is_running(run)
     code = "import sys, filelock\nwith filelock.FileLock(sys.argv[1]): print('held', flush=True); input()"

@@ -9,13 +9,18 @@ A run that is going on appears as it goes, whichever of the two was started firs
 nothing but the logs folder is written to. Ctrl-C ends it.
 """
 
+import secrets
+import signal
 import socket
 import sys
 import threading
 import webbrowser
+from types import FrameType
+from typing import NoReturn
 
 from labml_bn.command import Parser, run_command
-from labml_bn.errors import UserError
+from labml_bn.dashboard_address import announced
+from labml_bn.errors import Terminated, UserError
 from labml_bn.files import folder
 
 #: The file beside the runs in which the dashboard keeps what it shows.
@@ -37,6 +42,7 @@ def main() -> None:
         import uvicorn
 
         from labml_bn.dashboard import server
+        from labml_bn.dashboard.store import ERRORS, HINT
     except ImportError as error:
         raise UserError(
             f"the dashboard needs packages that are not installed ({error.name}): pip install 'labml-bn[dashboard]'"
@@ -46,25 +52,31 @@ def main() -> None:
     except OSError as error:
         raise UserError(f"cannot make the folder {logs}: {error.strerror}") from error
 
-    from labml_bn import dashboard_address
-
     listener = None if arguments.sync else _listen(server.HOST, arguments.port)
     port = listener.getsockname()[1] if listener else arguments.port  # port 0 is any that is free
-    transaction = server.open_database(logs / DATABASE, port)
-    from labml_bn.dashboard.importing import Follower, import_runs
+    try:
+        transaction = server.open_database(logs / DATABASE, port)
+        from labml_bn.dashboard.importing import Follower, import_runs
 
-    changed = import_runs(logs, transaction, restore=arguments.sync)
+        changed = import_runs(logs, transaction, restore=arguments.sync)
+    except ERRORS as error:
+        raise UserError(f"cannot read the dashboard's data in {logs / DATABASE}: {error}. {HINT}") from error
     print(f"runs brought in from {arguments.logs}: {changed}", flush=True)
     if listener is None:
         return
 
-    url = f"http://{server.HOST}:{port}"
-    app = server.make_app(port, transaction)
+    url, token = f"http://{server.HOST}:{port}", secrets.token_hex(8)
+    app = server.make_app(port, transaction, token)
     print(f"dashboard: {url} (Ctrl-C ends it)", flush=True)
     if not arguments.no_browser:
         threading.Timer(0.5, webbrowser.open, [url]).start()
-    with dashboard_address.announced(logs, url), Follower(logs, transaction):
+    signal.signal(signal.SIGTERM, _terminated)
+    with announced(logs, url, token), Follower(logs, transaction):
         uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False)).run(sockets=[listener])
+
+
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -6,24 +6,27 @@ What a person has changed on the dashboard (a name, a note, which curves are sho
 """
 
 import json
+import sys
 import threading
+import time
 import warnings
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from labml_app.db import project, run, status, user  # isort: skip - the next one needs it to be there
 from labml_app.analyses.experiments.metrics import MetricsAnalysis
-from labml_app.db import project, run, status, user
 from labml_app.enums import RunEnums
 from labml_db import Index
 
 from labml_bn import run_record
+from labml_bn.dashboard.store import ERRORS, Transaction
 from labml_bn.run_folder import ENDS, LOG, run_folders
 from labml_bn.run_record import Record, is_running, read_run
 from labml_bn.settings import different
 
-#: Seconds between two looks at the folders.
+#: Seconds between two looks at the folders, at least.
 INTERVAL = 1.0
 
 _STATUS = {
@@ -44,7 +47,7 @@ def local_user() -> user.User:
     return user.get_or_create_user("local", is_local_user=True)
 
 
-def import_runs(logs: Path, transaction: Callable[[], AbstractContextManager[None]], *, restore: bool = False) -> int:
+def import_runs(logs: Path, transaction: Transaction, *, restore: bool = False) -> int:
     """Bring the dashboard up to date with the runs in `logs`. Returns how many were new or had changed.
 
     A run that was deleted on the dashboard stays deleted, unless `restore`.
@@ -54,10 +57,13 @@ def import_runs(logs: Path, transaction: Callable[[], AbstractContextManager[Non
         stamp = _stamp(folder)
         if not _is_wanted(folder.name, stamp, restore):
             continue
-        record = read_run(folder)
-        metrics = {name: series for name, series in record.metrics().items() if len(series.steps)}
         with transaction():
-            _import(record, metrics)
+            try:
+                _import(read_run(folder))
+            except (OSError, *ERRORS):
+                raise
+            except Exception as error:  # a run that nobody thought of shall not hide the others
+                print(f"warning: cannot bring in {folder}: {error!r}", file=sys.stderr)
             ImportedIndex.set(folder.name, stamp)
         changed += 1
     return changed
@@ -66,16 +72,26 @@ def import_runs(logs: Path, transaction: Callable[[], AbstractContextManager[Non
 class Follower(threading.Thread):
     """Imports what changes in the folder of runs, in the background, for as long as a block runs."""
 
-    def __init__(self, logs: Path, transaction: Callable[[], AbstractContextManager[None]]) -> None:
+    def __init__(self, logs: Path, transaction: Transaction) -> None:
         super().__init__(daemon=True)
         self._logs = logs
         self._transaction = transaction
         self._stopped = threading.Event()
 
     def run(self) -> None:
-        """The thread's work."""
-        while not self._stopped.wait(INTERVAL):
-            import_runs(self._logs, self._transaction)
+        """The thread's work. What fails is said, once, and tried again."""
+        said, pause = "", INTERVAL
+        while not self._stopped.wait(pause):
+            started = time.monotonic()
+            try:
+                import_runs(self._logs, self._transaction)
+                said = ""
+            except (OSError, *ERRORS) as error:
+                if str(error) != said:
+                    print(f"warning: cannot bring in runs from {self._logs}: {error}", file=sys.stderr)
+                    said = str(error)
+            # A long run takes long to read, and is still being trained: leave the machine to it most of the time.
+            pause = max(INTERVAL, 10 * (time.monotonic() - started))
 
     def __enter__(self) -> "Follower":
         self.start()
@@ -109,27 +125,31 @@ def _is_wanted(uuid: str, stamp: str, restore: bool) -> bool:
     return restore if deleted else not same
 
 
-def _import(record: Record, metrics: dict[str, run_record.Series]) -> None:
+def _drawable(series: run_record.Series) -> dict[str, list[float]]:
+    """A metric as the app takes it: a value per channel is shown as its mean, and what is no number is left out."""
+    means = series.values.mean(axis=1)
+    finite = np.isfinite(means)
+    return {"step": series.steps[finite].tolist(), "value": means[finite].tolist()}
+
+
+def _import(record: Record) -> None:
+    metrics = {name: _drawable(series) for name, series in record.metrics().items()}
     shown = run.get(record.uuid) or _new_run(record)
     shown.configs = _plain({key: entry for key, entry in record.configs.items() if _is_config(entry)})
     shown.save()
 
     state = shown.status.load()
     ending = state.run_status.load()
-    ending.update({"status": _STATUS.get(record.status, RunEnums.RUN_UNKNOWN), "time": record.ended})
+    ending.update({"status": _STATUS[record.status], "time": record.ended})
     ending.save()
     state.last_updated_time = record.ended
     state.save()
 
     analysis = MetricsAnalysis.get_or_create(record.uuid)
     analysis.metrics.update({"tracking": {}, "step": 0})
-    means = {
-        name: {"step": series.steps.tolist(), "value": series.values.mean(axis=1).tolist()}
-        for name, series in metrics.items()
-    }
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=RuntimeWarning)  # the app takes the mean of what is still empty
-        analysis.track(means, record.uuid)
+        analysis.track({name: series for name, series in metrics.items() if series["step"]}, record.uuid)
 
 
 def _new_run(record: Record) -> run.Run:
@@ -142,9 +162,9 @@ def _new_run(record: Record) -> run.Run:
         comment=str(info.get("comment", "")),
         start_time=record.started,
         status=state.key,
-        tags=list(info.get("tags", [])),
+        tags=_list(info.get("tags")),
         python_file=str(info.get("python_file", "")),
-        repo_remotes=list(info.get("repo_remotes", [])),
+        repo_remotes=_list(info.get("repo_remotes")),
         commit=str(info.get("commit", "")),
         commit_message=str(info.get("commit_message", "")),
         start_step=0,
@@ -159,6 +179,10 @@ def _new_run(record: Record) -> run.Run:
 
 def _is_config(entry: Any) -> bool:
     return isinstance(entry, dict) and {"name", "computed", "value"} <= entry.keys()
+
+
+def _list(value: Any) -> list[str]:
+    return list(map(str, value)) if isinstance(value, list) else []
 
 
 def _plain(value: Any) -> Any:

@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 import os
 import sys
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -17,13 +18,13 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse
 
 from labml_bn.dashboard import assets
-from labml_bn.dashboard.store import Store
+from labml_bn.dashboard.store import Store, Transaction
+from labml_bn.dashboard_address import TOKEN_HEADER
 from labml_bn.errors import UserError
 
 #: The address that the server has.
 HOST = "127.0.0.1"
 
-Transaction = Callable[[], AbstractContextManager[None]]
 Next = Callable[[Request], Awaitable[Response]]
 
 #: Routes of labml's app that are not offered: runs come from the logs folder alone, not over the network.
@@ -57,8 +58,9 @@ def open_database(path: Path, port: int) -> Transaction:
     from labml_bn.dashboard.importing import ImportedIndex, local_user
 
     db.indexes.append(ImportedIndex)
-    transaction: Transaction = contextlib.nullcontext
+    transaction: Transaction
     if "MONGO_HOST" in os.environ:
+        transaction = _one_at_a_time(threading.RLock())
         try:
             db.init_mongo_db()
         except Exception as error:
@@ -76,8 +78,22 @@ def open_database(path: Path, port: int) -> Transaction:
     return transaction
 
 
-def make_app(port: int, transaction: Transaction) -> FastAPI:
-    """labml's app, for a browser on this machine. The database is open already."""
+def _one_at_a_time(lock: AbstractContextManager[object]) -> Transaction:
+    """What a transaction is to a database without them: at least no other of this process."""
+
+    @contextlib.contextmanager
+    def transaction() -> Iterator[None]:
+        with lock:
+            yield
+
+    return transaction
+
+
+def make_app(port: int, transaction: Transaction, token: str) -> FastAPI:
+    """labml's app, for a browser on this machine. The database is open already.
+
+    `token` is in the headers of all answers, for a training to tell its own dashboard from another.
+    """
     from labml_app import handlers
     from labml_app.logger import logger
 
@@ -87,7 +103,7 @@ def make_app(port: int, transaction: Transaction) -> FastAPI:
     app.router.routes[:] = [route for route in app.routes if getattr(route, "path", "") not in _NOT_OFFERED]
     files, page = assets.files(), assets.page()
 
-    @app.get("/{path:path}")
+    @app.api_route("/{path:path}", methods=["GET", "HEAD"])
     async def serve(request: Request, path: str) -> Response:
         if f"/{path}" in files and f"/{path}" != "/index.html":
             return FileResponse(files[f"/{path}"])
@@ -97,20 +113,21 @@ def make_app(port: int, transaction: Transaction) -> FastAPI:
 
     # The one that is added last is the first to see a request.
     app.middleware("http")(_OneAtATime(transaction))
-    app.middleware("http")(_Guard(port))
+    app.middleware("http")(_Guard(port, token))
     return app
 
 
 class _Guard:
     """Refuses what does not come from this dashboard's own page, and keeps errors to the terminal."""
 
-    def __init__(self, port: int) -> None:
-        self._hosts = {f"{name}:{port}" for name in (HOST, "localhost")}
+    def __init__(self, port: int, token: str) -> None:
+        self._hosts = {name if port == 80 else f"{name}:{port}" for name in (HOST, "localhost")}
+        self._headers = {**_HEADERS, TOKEN_HEADER: token}
         self._origins = {f"http://{host}" for host in self._hosts}
 
     async def __call__(self, request: Request, call_next: Next) -> Response:
         response = self._refusal(request) or await self._answer(request, call_next)
-        response.headers.update(_HEADERS)
+        response.headers.update(self._headers)
         return response
 
     def _refusal(self, request: Request) -> Response | None:

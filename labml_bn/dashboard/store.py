@@ -11,13 +11,15 @@ import io
 import pickle
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from labml_db import Index, Model
 from labml_db.driver import DbDriver
 from labml_db.index_driver import IndexDbDriver
+from pymongo.errors import PyMongoError
 
 from labml_bn.errors import UserError
 
@@ -28,6 +30,14 @@ CREATE TABLE IF NOT EXISTS indexes (name TEXT, key TEXT, value TEXT NOT NULL, PR
 
 #: Seconds to wait for a transaction of somebody else's: another thread, or another dashboard on the same runs.
 _PATIENCE = 30.0
+
+#: What is raised where the database, this one or a MongoDB, cannot be read or written.
+ERRORS = (sqlite3.Error, pickle.UnpicklingError, PyMongoError)
+
+#: Makes a block a transaction.
+Transaction = Callable[[], AbstractContextManager[None]]
+
+HINT = "Where it is damaged, delete it: it is made anew from the runs"
 
 #: Everything that a stored value is made of, besides numbers, strings, lists and dicts.
 _ALLOWED = {
@@ -51,7 +61,7 @@ class Store:
         try:
             self.connection.executescript(_SCHEMA)
         except sqlite3.Error as error:
-            raise UserError(f"cannot keep the dashboard's data in {path}: {error}") from error
+            raise UserError(f"cannot keep the dashboard's data in {path}: {error}. {HINT}") from error
 
     @property
     def connection(self) -> sqlite3.Connection:
@@ -67,12 +77,13 @@ class Store:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """All that this thread does in the block, or nothing where the block raises; others wait until it is over."""
-        self.connection.execute("BEGIN IMMEDIATE")
+        connection = self.connection
+        connection.execute("BEGIN IMMEDIATE")
         try:
             yield
-            self.connection.execute("COMMIT")
+            connection.execute("COMMIT")
         except BaseException:
-            self.connection.execute("ROLLBACK")
+            connection.execute("ROLLBACK")
             raise
 
     def serve(self, models: list[type[Model[Any]]], indexes: list[type[Index[Any]]]) -> None:
@@ -146,5 +157,10 @@ class _Unpickler(pickle.Unpickler):
 
 
 def loads(data: bytes) -> Any:
-    """A stored value. Raises pickle.UnpicklingError for one that has anything else in it than ours have."""
-    return _Unpickler(io.BytesIO(data)).load()
+    """A stored value. Raises pickle.UnpicklingError for one that is damaged, or has else in it than ours have."""
+    try:
+        return _Unpickler(io.BytesIO(data)).load()
+    except pickle.UnpicklingError:
+        raise
+    except Exception as error:  # whatever the damaged bytes happen to mean
+        raise pickle.UnpicklingError(f"a stored value is damaged: {error!r}") from error

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -116,6 +117,56 @@ def test_a_damaged_run_does_not_hide_the_others(run: Path, trained: Path, start:
         assert plotted(dashboard, run.name) == logged(run)
 
 
+@pytest.mark.parametrize("content", ['{"track": null}\n', '{"track": {"loss.train": [[1, ["x"]], [2, []], 3]}}\n'])
+def test_following_goes_on_after_a_run_that_is_not_ours(trained: Path, work: Path, start: Start, content: str) -> None:
+    with start() as dashboard:
+        strange = Path(shutil.copytree(trained, work / "logs" / "batch_norm" / "strange"))
+        (strange / "log.jsonl").write_text(content)
+        (strange / "run.yaml").write_text("tags: 5\nrepo_remotes: 7\ncomment: []\n")
+        wait_until(lambda: len(dashboard.runs()) == 1)
+        run = Path(shutil.copytree(trained, work / "logs" / "batch_norm" / trained.name))
+        wait_until(lambda: len(dashboard.runs()) == 2)
+        assert plotted(dashboard, run.name) == logged(run)
+
+
+def test_following_goes_on_after_the_database_was_taken(run: Path, start: Start, work: Path) -> None:
+    with start() as dashboard:
+        database = sqlite3.connect(work / "logs" / "dashboard.sqlite", isolation_level=None)
+        database.execute("ALTER TABLE indexes RENAME TO away")
+        time.sleep(2.5)
+        database.execute("ALTER TABLE away RENAME TO indexes")
+        database.close()
+        shutil.copytree(run, run.parent / "another")
+        wait_until(lambda: len(dashboard.runs()) == 2)
+        dashboard.process.kill()
+        assert dashboard.process.stderr is not None
+        assert dashboard.process.stderr.read().count("warning: cannot bring in runs") == 1
+
+
+def test_what_is_no_number_is_not_drawn(run: Path, start: Start) -> None:
+    with (run / "log.jsonl").open("a") as log:
+        log.write(
+            '{"track": {"loss.train": [[7000, [NaN]], [7064, [Infinity]], [7128, [0.5]]], "new": [[1, [NaN]]]}}\n'
+        )
+    with start() as dashboard:
+        steps, values = plotted(dashboard, run.name)["loss.train"]
+        assert (steps[-1], values[-1]) == (7128, 0.5)
+        assert steps[-2] <= 6000
+        assert "new" not in plotted(dashboard, run.name)
+
+
+def test_two_dashboards_on_one_folder(run: Path, start: Start, command: Run) -> None:
+    with start() as first, start() as second:
+        processes = [
+            subprocess.Popen([sys.executable, "-m", "labml_bn.dashboard", "--sync"], cwd=run.parents[2])
+            for _ in range(2)
+        ]
+        assert [process.wait(timeout=60) for process in processes] == [0, 0]
+        for dashboard in (first, second):
+            assert len(dashboard.runs()) == 1
+            assert plotted(dashboard, run.name) == logged(run)
+
+
 def test_what_a_person_changed_stays(run: Path, start: Start, command: Run) -> None:
     with start() as dashboard:
         dashboard.post(f"run/{run.name}", {"name": "mine", "note": "looked at"})
@@ -188,5 +239,5 @@ def test_a_killed_training_is_shown_as_far_as_it_went(
     with start() as dashboard, begin(work, environment, data_path) as training:
         wait_until(lambda: len(runs(work)) == 1 and (runs(work)[0] / "log.jsonl").exists(), 60)
         os.kill(training.pid, signal.SIGKILL)
-        wait_until(lambda: dashboard.runs()[0]["run_status"]["status"] == "no response")
+        wait_until(lambda: [run["run_status"]["status"] for run in dashboard.runs()] == ["no response"])
         assert plotted(dashboard, runs(work)[0].name) == logged_whole_lines(runs(work)[0])

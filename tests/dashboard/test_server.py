@@ -40,6 +40,7 @@ def test_who_is_answered(trained: Path, work: Path, start: Start) -> None:
             assert headers["content-security-policy"].startswith("default-src 'self'")
             assert "access-control-allow-origin" not in headers
         assert dashboard.request("GET", "/js/bundle.min.js")[0] == 200
+        assert dashboard.request("HEAD", "/")[::2] == (200, b"")
 
         for path in OUTSIDE:
             status, _, body = dashboard.request("GET", path)
@@ -114,6 +115,33 @@ def test_stored_pickles_cannot_run_code(trained: Path, work: Path, start: Start)
             database.execute("UPDATE models SET data = ? WHERE model = 'Run'", (evil,))
         assert dashboard.request("GET", f"/api/v1/run/{trained.name}")[0] == 500
         assert not (work / "evil").exists()
+
+
+def test_a_damaged_store_is_said(trained: Path, work: Path, start: Start, command: Run) -> None:
+    shutil.copytree(trained, work / "logs" / "batch_norm" / trained.name)
+    assert command("dashboard", "--sync").returncode == 0
+    file = work / "logs" / "dashboard.sqlite"
+    with sqlite3.connect(file) as database:
+        database.execute("UPDATE models SET data = x'00'")
+    database.close()
+    for _ in range(2):
+        done = command("dashboard", "--sync")
+        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+        assert "dashboard.sqlite" in done.stderr
+        assert "delete it: it is made anew" in done.stderr
+        file.write_bytes(b"no database at all, but of some length" * 100)
+    for other in work.glob("logs/dashboard.sqlite*"):
+        other.unlink()
+    assert command("dashboard", "--sync").stdout == "runs brought in from logs: 1\n"
+
+
+def test_ended_by_the_system(work: Path, start: Start) -> None:
+    with start() as dashboard:
+        assert (work / "logs" / "dashboard.address").read_text().startswith(dashboard.url)
+        dashboard.process.terminate()
+        _, errors = dashboard.process.communicate(timeout=20)
+        assert (dashboard.process.returncode, errors) == (143, "interrupted\n")
+        assert not (work / "logs" / "dashboard.address").exists()
 
 
 def test_before_there_are_runs(work: Path, start: Start) -> None:
