@@ -94,11 +94,14 @@ def train(
                 if parts[0] < parts[1]:
                     _validate(c, watcher, p, *parts)
                     if p.step < steps and (p.epoch * c.inner_iterations + parts[1]) % interval == 0:
+                        _check(c.model, p)
                         save(p, None)
                 if stop is not None and stop.asked is not None:
+                    _check(c.model, p)
                     save(p, None)
                     raise stop.asked
 
+            _check(c.model, p)
             test = evaluate(c.model, c.valid_digits.batches(c.valid_batch_size))
             tracking.save_evaluation(p.seen, "test", test.loss, test.accuracy)
             tracking.flush()
@@ -135,21 +138,29 @@ def train_step(
     logits = model(images)
     loss = F.cross_entropy(logits, labels)
     if not loss.isfinite():
-        raise DivergedError(f"the loss is {loss.item()}: {_first_to_go(model)}")
+        finite = "all statistics and parameters are finite, so it went at the output"
+        raise DivergedError(f"the loss is {loss.item()}: {_first_to_go(model) or finite}")
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
     return loss.detach(), (logits.argmax(dim=1) == labels).sum()
 
 
-def _first_to_go(model: nn.Module) -> str:
+def _check(model: nn.Module, p: Progress) -> None:
+    """Raise DivergedError for a network that no run can go on from: the last step may have spoilt it."""
+    gone = _first_to_go(model)
+    if gone is not None:
+        raise DivergedError(f"epoch {p.epoch + 1}, step {p.step}: the network has numbers that are none: {gone}")
+
+
+def _first_to_go(model: nn.Module) -> str | None:
     """Where in the network, from its input on, something is no number any more: statistics before parameters."""
     for kind in (model.named_buffers(), model.named_parameters()):
         for name, tensor in kind:
             if not tensor.isfinite().all():
                 layer, _, what = name.rpartition(".")
                 return f"{layer}'s {what} went first"
-    return "all statistics and parameters are finite, so it went at the output"
+    return None
 
 
 @torch.no_grad()

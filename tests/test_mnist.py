@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 
-from labml_bn.mnist import Digits, load
+from labml_bn.mnist import CLASSES, Digits, load
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +27,18 @@ def test_the_real_digits(data_path: Path, digits: Digits) -> None:
     assert len(test) == 100
     assert test.labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
     assert test.batches(10)[0][0].dtype == torch.float64
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_as_torchvision_reads_them(data_path: Path, train: bool) -> None:
+    theirs = torchvision.datasets.MNIST(data_path, train=train)
+    ours = load("MNIST", data_path, train=train, samples=60_000, device=torch.device("cpu"), dtype=torch.float32)
+    assert torch.equal(ours.images, theirs.data)
+    assert torch.equal(ours.labels, theirs.targets)
+
+
+def test_the_names_of_the_classes() -> None:
+    assert CLASSES["FashionMNIST"] == torchvision.datasets.FashionMNIST.classes
 
 
 def test_batches_in_order(digits: Digits) -> None:

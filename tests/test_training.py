@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from labml_bn import tracking
 from labml_bn.mnist import Digits
 from labml_bn.models import ConvNet
-from labml_bn.training import Evaluation, evaluate, train
+from labml_bn.training import DivergedError, Evaluation, evaluate, train
 
 
 class Witness:
@@ -97,3 +97,20 @@ def test_evaluation_leaves_the_network_as_it_was(settings: dict[str, object], tr
     evaluate(c.model, c.valid_digits.batches(200))
     assert c.model.training == training
     torch.testing.assert_close(dict(c.model.state_dict()), before, rtol=0, atol=0)
+
+
+def test_a_network_that_a_step_has_spoilt_is_not_saved(settings: dict[str, object]) -> None:
+    """The loss was a number still; the weights that came of it are none."""
+    c = tracking.prepare({**settings, "checkpoint_interval": 0.1})
+    saved = []
+
+    class Spoiler(Witness):
+        def batch(self, images: int) -> None:
+            super().batch(images)
+            if len(self.batches) == 4:
+                with torch.no_grad():
+                    c.model.conv2.weight[0] = torch.inf
+
+    with pytest.raises(DivergedError, match=r"epoch 1, step 4: .* conv2's weight went first"), tracking.recording():
+        train(c, Spoiler(), save=lambda progress, test: saved.append(progress.step))
+    assert saved == [2]
