@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 from labml_bn.mnist_files import ensure_files
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+Begin = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture(scope="session")
@@ -60,18 +62,52 @@ def train(command: Run) -> Run:
     return functools.partial(command, "train")
 
 
+@pytest.fixture
+def begin(work: Path, environment: dict[str, str]) -> Begin:
+    """Start `python -m labml_bn.train ARGUMENTS`, to end it from outside.
+
+    Ctrl-C acts on it, also where the tests run in a shell's background.
+    """
+
+    def started(*arguments: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-m", "labml_bn.train", *arguments],
+            cwd=work,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+
+    return started
+
+
+#: A run of three short epochs.
+SMALL = ["epochs=3", "train_samples=1000", "valid_samples=500", "inner_iterations=4", "device.use_cuda=false"]
+
+
+@pytest.fixture
+def small(data_path: Path) -> list[str]:
+    """The settings of a run of three short epochs."""
+    return [*SMALL, f"data_path={data_path}"]
+
+
+@pytest.fixture(scope="session")
+def whole(data_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That run, never disturbed. Tests copy it before they change it."""
+    return _run_of(tmp_path_factory.mktemp("whole"), *SMALL, f"data_path={data_path}")
+
+
 @pytest.fixture(scope="session")
 def trained(data_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run, trained for a few seconds. Tests copy it before they change it."""
-    folder = tmp_path_factory.mktemp("trained")
-    arguments = [
-        "epochs=1",
-        "train_samples=6000",
-        "valid_samples=2000",
-        "device.use_cuda=false",
-        f"data_path={data_path}",
-    ]
-    command = [sys.executable, "-m", "labml_bn.train", *arguments]
+    settings = ["epochs=1", "train_samples=6000", "valid_samples=2000", "device.use_cuda=false"]
+    return _run_of(tmp_path_factory.mktemp("trained"), *settings, f"data_path={data_path}")
+
+
+def _run_of(folder: Path, *settings: str) -> Path:
+    command = [sys.executable, "-m", "labml_bn.train", *settings]
     subprocess.run(command, cwd=folder, env=_environment(folder / "home"), check=True, capture_output=True)
     (run,) = runs(folder)
     return run

@@ -21,23 +21,6 @@ from labml_bn.errors import UserError
 from labml_bn.run_record import read_run
 from tests.conftest import Run, metrics, runs
 
-SMALL = ["epochs=3", "train_samples=1000", "valid_samples=500", "inner_iterations=4", "device.use_cuda=false"]
-
-
-@pytest.fixture
-def small(data_path: Path) -> list[str]:
-    """The settings of a run of three short epochs."""
-    return [*SMALL, f"data_path={data_path}"]
-
-
-@pytest.fixture(scope="module")
-def whole(data_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """That run, undisturbed."""
-    folder = tmp_path_factory.mktemp("whole")
-    command = [sys.executable, "-m", "labml_bn.train", *SMALL, f"data_path={data_path}"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    return runs(folder)[0]
-
 
 @pytest.fixture
 def run(whole: Path, work: Path) -> Path:

@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,45 +17,7 @@ from safetensors.torch import load_file
 
 from labml_bn import checkpoint
 from labml_bn.run_record import read_run
-from tests.conftest import Run, metrics, runs
-
-SMALL = ["epochs=3", "train_samples=1000", "valid_samples=500", "inner_iterations=4", "device.use_cuda=false"]
-STEPS = 16  # in an epoch
-
-Begin = Callable[..., "subprocess.Popen[str]"]
-
-
-@pytest.fixture
-def small(data_path: Path) -> list[str]:
-    """The settings of a run of three short epochs."""
-    return [*SMALL, f"data_path={data_path}"]
-
-
-@pytest.fixture(scope="module")
-def whole(data_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """That run, never ended before its time."""
-    folder = tmp_path_factory.mktemp("whole")
-    command = [sys.executable, "-m", "labml_bn.train", *SMALL, f"data_path={data_path}"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    return runs(folder)[0]
-
-
-@pytest.fixture
-def begin(work: Path, environment: dict[str, str]) -> Begin:
-    """Start a training that is ended from outside."""
-
-    def started(*arguments: str) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            [sys.executable, "-m", "labml_bn.train", *arguments],
-            cwd=work,
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-
-    return started
+from tests.conftest import SMALL, Begin, Run, metrics, runs
 
 
 def tracked(run: Path) -> list[Any]:

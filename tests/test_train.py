@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import Run, metrics, runs
+from tests.conftest import Begin, Run, metrics, runs
 
 SMOKE = ["epochs=2", "train_samples=2000", "valid_samples=1000", "inner_iterations=4", "device.use_cuda=false"]
 
@@ -188,22 +188,9 @@ def test_help_and_list(train: Run, work: Path) -> None:
     assert list(work.iterdir()) == []
 
 
-def start(work: Path, environment: dict[str, str], *arguments: str) -> "subprocess.Popen[str]":
-    """A training that Ctrl-C acts on, also where the tests run in a shell's background."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "labml_bn.train", *arguments],
-        cwd=work,
-        env=environment,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-
-
-def test_ctrl_c(work: Path, environment: dict[str, str], data_path: Path) -> None:
+def test_ctrl_c(begin: Begin, work: Path, data_path: Path) -> None:
     """Status 130, one line, and a log that is whole up to the last batch."""
-    process = start(work, environment, "epochs=50", "train_samples=2000", "valid_samples=100", digits(data_path))
+    process = begin("epochs=50", "train_samples=2000", "valid_samples=100", digits(data_path))
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("epoch 1/50 step"):
@@ -221,9 +208,9 @@ def test_ctrl_c(work: Path, environment: dict[str, str], data_path: Path) -> Non
 
 
 @pytest.mark.parametrize("seconds", [1.0, 2.0, 3.0])
-def test_ctrl_c_while_starting(work: Path, environment: dict[str, str], data_path: Path, seconds: float) -> None:
+def test_ctrl_c_while_starting(begin: Begin, data_path: Path, seconds: float) -> None:
     """No traceback, whatever is being imported or read just then."""
-    process = start(work, environment, "epochs=50", digits(data_path))
+    process = begin("epochs=50", digits(data_path))
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
     try:
@@ -237,9 +224,9 @@ def test_ctrl_c_while_starting(work: Path, environment: dict[str, str], data_pat
     assert error.count("\n") == 1
 
 
-def test_reader_goes_away(work: Path, environment: dict[str, str], data_path: Path) -> None:
+def test_reader_goes_away(begin: Begin, work: Path, data_path: Path) -> None:
     """As with `| head -1`: no traceback, and a log that is whole."""
-    process = start(work, environment, *SMOKE, digits(data_path))
+    process = begin(*SMOKE, digits(data_path))
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.close()
