@@ -18,13 +18,14 @@ import torch
 from labml_bn import tracking
 from labml_bn.configs import Configs
 from labml_bn.errors import UsageError, UserError
-from labml_bn.files import replacing
+from labml_bn.files import folder, replacing, sync
 from labml_bn.run_folder import LOG
-from labml_bn.settings import CHANGEABLE, complete, from_record
+from labml_bn.settings import CHANGEABLE, check_together, complete, from_record
 from labml_bn.training import Evaluation, Progress
 
-#: The folder of the checkpoints in a run's folder.
+#: The folder of the checkpoints in a run's folder, and what they are called.
 FOLDER = "checkpoints"
+FILES = f"{FOLDER}/[0-9]*.pt"
 
 #: Tells our files from others; it changes when what is in them does.
 FORMAT = "labml_bn checkpoint 1"
@@ -40,11 +41,13 @@ class Checkpoints:
         self._c = c
         self._settings = complete(settings)
         self._best: State | None = resumed["best"] if resumed else None
+        self._last_good = f"{resumed['progress']['seen']:012}.pt" if resumed else None
 
-    def save(self, progress: Progress, test: Evaluation | None) -> None:
+    def save(self, progress: Progress, test: Evaluation | None) -> bool:
         """Write a checkpoint; `test` is an evaluation over all test images, where there has just been one.
 
-        Where that fails it is said, and the training goes on; the checkpoints before are as they were.
+        Where that fails it is said, and the training goes on; the checkpoints before are as they were. Returns whether
+        it was written.
         """
         path = self._folder / f"{progress.seen:012}.pt"
         best = self._best
@@ -52,23 +55,33 @@ class Checkpoints:
             best = {"name": path.name, "accuracy": test.accuracy}
         try:
             state = {**capture(self._c, progress), "settings": self._settings, "best": best}
-            self._folder.mkdir(exist_ok=True)
+            if not self._folder.is_dir():
+                self._folder.mkdir()
+                sync(self._folder.parent)
             with replacing(path) as part:
                 torch.save(state, part)
         except (OSError, RuntimeError) as error:  # PyTorch's writer has errors of its own
             reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             print(f"warning: cannot save {path}: {reason}. {self.last_good()}", file=sys.stderr)
-            return
-        self._best = best
-        newest = names(self._folder)
-        kept = {older.name for older in newest[: self._c.keep]} | ({best["name"]} if best else set())
-        for other in newest:
+            return False
+        self._best, self._last_good = best, path.name
+        self._delete_others(path)
+        return True
+
+    def _delete_others(self, path: Path) -> None:
+        """Keep what is to be kept. A checkpoint after this one is of a future that will be another."""
+        others = [other for other in names(self._folder) if other.name <= path.name]
+        kept = {other.name for other in others[: self._c.keep]} | ({self._best["name"]} if self._best else set())
+        for other in names(self._folder):
             if other.name not in kept:
-                other.unlink(missing_ok=True)
+                try:
+                    other.unlink(missing_ok=True)
+                except OSError as error:
+                    print(f"warning: cannot delete {other}: {error.strerror or error}", file=sys.stderr)
 
     def last_good(self) -> str:
         """Which checkpoint the run can go on from, in words."""
-        return f"The last good checkpoint is {next(iter(names(self._folder)), 'none')}"
+        return f"The last good checkpoint is {self._folder / self._last_good if self._last_good else 'none'}"
 
 
 def names(folder: Path) -> list[Path]:
@@ -86,6 +99,7 @@ def capture(c: Configs, progress: Progress) -> State:
         "model": c.model.state_dict(),
         "optimizer": c.optimizer.state_dict(),
         "random": random_states(),
+        "data": str(folder(c.data_path)),
     }
 
 
@@ -94,14 +108,15 @@ def restore(c: Configs, state: State) -> Progress:
     try:
         c.model.load_state_dict(state["model"])
         c.optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, ValueError) as error:
+        for parameter, moments in c.optimizer.state.items():
+            for name, moment in moments.items():
+                if isinstance(moment, torch.Tensor) and moment.dim() > 0 and moment.shape != parameter.shape:
+                    raise ValueError(f"the optimizer's {name} has shape {list(moment.shape)}")
+        set_random_states(state["random"])
+        return Progress(**state["progress"], metrics=tracking.TrainingMetrics(state["metrics"], c.device))
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[-1].strip()
         raise UserError(f"the checkpoint is of another network than its settings say: {reason}") from error
-    set_random_states(state["random"])
-    metrics = [
-        (step, images, loss.to(c.device), correct.to(c.device)) for step, images, loss, correct in state["metrics"]
-    ]
-    return Progress(**state["progress"], metrics=tracking.TrainingMetrics(metrics))
 
 
 @dataclass(frozen=True)
@@ -137,10 +152,13 @@ def _usable(path: Path, log: Path) -> State:
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise UserError(f"{path} was not written by this version of labml_bn")
     try:
-        state["settings"] = from_record(state["settings"])
-    except (KeyError, AttributeError, UsageError) as error:
-        raise UserError(f"{path} has settings that this version does not know: {error}") from error
-    if not log.is_file() or log.stat().st_size < state["log"]["size"]:
+        state["settings"] = complete(from_record(state["settings"]))
+        size, finite = state["log"]["size"], all(tensor.isfinite().all() for tensor in state["model"].values())
+    except (KeyError, AttributeError, TypeError, UsageError) as error:
+        raise UserError(f"{path} has settings or parts that this version does not know: {error}") from error
+    if not finite:
+        raise UserError(f"{path} has numbers that are none in its network")
+    if not log.is_file() or log.stat().st_size < size:
         raise UserError(f"{log} has lost metrics that {path.name} covers")
     return state
 
@@ -154,10 +172,14 @@ def changed(state: State, given: Mapping[str, Any]) -> dict[str, Any]:
                 f"{key}={value} would make it another run ({key} was {settings[key]}); what can change is "
                 + ", ".join(CHANGEABLE)
             )
-    done = state["progress"]["epoch"]
-    if given.get("epochs", done) < done:
-        raise UsageError(f"epochs={given['epochs']}: the run has done {done} already")
-    return settings | dict(given)
+    begun = state["progress"]["epoch"] + (state["progress"]["step"] > 0)
+    if given.get("epochs", begun) < begun:
+        raise UsageError(f"epochs={given['epochs']}: the run is in its epoch {begun} already")
+    if "data_path" not in given and Path(state["data"]).is_dir():
+        settings["data_path"] = state["data"]  # wherever one stands now
+    settings |= dict(given)
+    check_together(settings)
+    return settings
 
 
 def random_states() -> State:

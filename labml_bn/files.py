@@ -17,7 +17,8 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same in C, where 
 def replacing(path: Path) -> Iterator[Path]:
     """Give another name to write to in the block; the file gets its own name when the block has ended well.
 
-    Whatever happens, also to the machine, nothing half-written is left, and what was at `path` stays until then.
+    What was at `path` stays until then, whatever happens, also to the machine. Nothing half-written is left, unless the
+    process is killed: then it is under the other name, which begins with a dot.
     """
     part = path.with_name(f".{path.stem}.part{path.suffix}")
     try:

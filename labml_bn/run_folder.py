@@ -26,7 +26,7 @@ RESUMED = "resumed"
 
 
 def find_run(name: str, logs: Path, having: str = "run.yaml") -> Path:
-    """The folder of the run that `name` means; `latest` is the newest that has `having` in it.
+    """The folder of the run that `name` means; `latest` is the newest that has a file like `having`.
 
     Raises UserError where there is none, or more than one.
     """
@@ -43,7 +43,7 @@ def find_run(name: str, logs: Path, having: str = "run.yaml") -> Path:
     if not runs:
         raise UserError(f"there are no runs in {logs} (python -m labml_bn.train makes one)")
     if name == "latest":
-        having_it = [run for run in list_runs(logs) if (run / having).exists()]
+        having_it = [run for run in list_runs(logs) if any(run.glob(having))]
         if not having_it:
             raise UserError(f"no run in {logs} has {having} yet")
         return having_it[0]
@@ -74,13 +74,15 @@ def find_runs(names: Sequence[str], logs: Path) -> list[Path]:
 def locked(run: Path) -> Iterator[None]:
     """Hold a run's lock, as a training does for as long as it writes to the run; twice in one process is once.
 
-    Raises UserError where another process has it, OSError where it cannot be had at all.
+    Raises UserError where another process has it, or where the folder cannot be written to.
     """
     lock = FileLock(run / LOCK, timeout=1, is_singleton=True)  # who only looks has it for a moment
     try:
         lock.acquire()
     except Timeout as error:
         raise UserError(f"{run} is going on: another training writes to it") from error
+    except OSError as error:
+        raise UserError(f"cannot write the run to {run}: {error.strerror or error}") from error
     try:
         yield
     finally:

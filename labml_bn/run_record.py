@@ -22,9 +22,6 @@ from labml_bn.settings import KEYS, complete, from_record, name_of
 #: How a run stands. labml notes the first three at its end; a run that is neither noted nor going on was killed.
 COMPLETED, INTERRUPTED, CRASHED, RUNNING, KILLED = "completed", "interrupted", "crashed", "running", "killed"
 
-#: Bytes; a line has a value for each channel, now and then, and a minute's losses in older runs.
-_LONGEST_LINE = 1 << 20
-
 
 @dataclass(frozen=True)
 class Series:
@@ -135,11 +132,15 @@ def _last_entry(path: Path) -> dict[str, Any]:
     """The object on the last whole line of a file, without reading all of it."""
     try:
         with path.open("rb") as file:
-            file.seek(max(0, path.stat().st_size - _LONGEST_LINE))
-            lines = file.read().split(b"\n")[:-1]  # what follows the last line's end is half a line
+            end, length = path.stat().st_size, 1 << 16
+            while True:
+                file.seek(max(0, end - length))
+                lines = file.read(length).split(b"\n")[:-1]  # what follows the last line's end is half a line
+                if len(lines) > 1 or length >= end:
+                    return _entry(lines[-1]) if lines else {}
+                length *= 8
     except OSError:
         return {}
-    return _entry(lines[-1]) if lines else {}
 
 
 def _entry(line: bytes) -> dict[str, Any]:

@@ -91,8 +91,10 @@ def default(key: str) -> Any:
     raise KeyError(key)
 
 
-def read(arguments: Sequence[str]) -> dict[str, Any]:
+def read(arguments: Sequence[str], *, together: bool = True) -> dict[str, Any]:
     """The settings that `[CONFIG.yaml] [key=value ...]` make, later ones over earlier ones, all of them checked.
+
+    With `together`, it is also checked that they fit each other, and the defaults of the others.
 
     Raises UsageError, in one line, for a file that cannot be read, a key that does not exist, and a value that the
     key does not take.
@@ -106,7 +108,8 @@ def read(arguments: Sequence[str]) -> dict[str, Any]:
             result |= _from_file(Path(argument))
         else:
             raise UsageError(f"{argument!r} is not a setting: write key=value, after at most one config file")
-    _check_together(result)
+    if together:
+        check_together(result)
     return result
 
 
@@ -241,8 +244,8 @@ def _as_float(value: Any) -> Any:
     return value
 
 
-def _check_together(settings: Mapping[str, Any]) -> None:
-    """What no key can tell by itself."""
+def check_together(settings: Mapping[str, Any]) -> None:
+    """Raise UsageError for settings that do not fit each other: what no key can tell by itself."""
 
     def value(key: str) -> Any:
         return settings.get(key, default(key))

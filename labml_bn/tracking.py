@@ -20,7 +20,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ def prepare(settings: Mapping[str, Any], run: Path | None = None) -> Configs:
 
     `run` is the folder of a run that shall go on; without it there will be a new one.
     """
-    logs_path = run.parents[1] if run else folder(settings.get("logs_path", default("logs_path")))
+    logs_path = run.parent.parent if run else folder(settings.get("logs_path", default("logs_path")))
     c = Configs()
     with _quiet():
         lab.configure({"experiments_path": str(logs_path)})
@@ -125,6 +125,8 @@ def recording(position: Position | None = None) -> Iterator[Path]:
 def _take_up(run: Any, position: Position) -> None:
     """Prepare the folder of a run that goes on."""
     os.truncate(run.run_path / LOG, position.size)
+    for leftover in [*run.run_path.glob(".*.part.*"), *run.run_path.glob("*/.*.part.*")]:
+        leftover.unlink()  # of a process that was killed
     run.pid_path.unlink(missing_ok=True)
     run.save_info = lambda: run.pid_path.write_text(str(run.pid))  # the rest is there, with the run's real start
     with (run.run_path / ENDS).open("a", encoding="utf-8") as ends:
@@ -227,12 +229,23 @@ class TrainingMetrics:
     a time.
     """
 
-    def __init__(self, state: Sequence[tuple[int, int, Tensor, Tensor]] = ()) -> None:
-        self._batches = list(state)
+    def __init__(self, state: Mapping[str, Any] | None = None, device: torch.device | None = None) -> None:
+        self._batches: list[tuple[int, int, Tensor, Tensor]] = []
+        if state:
+            losses, correct = (state[name].to(device).unbind() for name in ("losses", "correct"))
+            self._batches = list(zip(state["steps"], state["images"], losses, correct, strict=True))
 
-    def state(self) -> list[tuple[int, int, Tensor, Tensor]]:
+    def state(self) -> dict[str, Any]:
         """What `TrainingMetrics` makes the same of again."""
-        return list(self._batches)
+        if not self._batches:
+            return {}
+        steps, images, losses, correct = zip(*self._batches, strict=True)
+        return {
+            "steps": list(steps),
+            "images": list(images),
+            "losses": torch.stack(losses).cpu(),
+            "correct": torch.stack(correct).cpu(),
+        }
 
     def add(self, step: int, images: int, loss: Tensor, correct: Tensor) -> None:
         """A batch of `images`, its mean loss and its number of correct answers, each a tensor of one number."""

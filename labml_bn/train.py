@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", metavar="[CONFIG.yaml] key=value", help="a config file, and single keys")
     parser.add_argument("--resume", metavar="RUN", help="a run's folder, its uuid or the beginning of it, or `latest`")
     parser.add_argument("--list", action="store_true", help="print every key and exit")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
 
     from labml_bn import settings
 
@@ -41,11 +41,10 @@ def main() -> None:
     # Two runs from one seed shall agree to the last bit, on a GPU too. It costs little here, and cuBLAS reads its
     # part of it from the environment.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    given = settings.read(arguments.settings)
     if arguments.resume is None:
-        _train(given)
+        _train(settings.read(arguments.settings))
     else:
-        _resume(arguments.resume, given)
+        _resume(arguments.resume, settings.read(arguments.settings, together=False))
 
 
 def _resume(name: str, given: dict[str, Any]) -> None:
@@ -57,7 +56,7 @@ def _resume(name: str, given: dict[str, Any]) -> None:
     from labml_bn.weights import WEIGHTS
 
     logs = folder(given.pop("logs_path", default("logs_path")))
-    run = find_run(name, logs, having=checkpoint.FOLDER).resolve()
+    run = find_run(name, logs, having=checkpoint.FILES).resolve()
     with locked(run):
         found = checkpoint.newest(run)
         for complaint in found.complaints:
@@ -86,28 +85,34 @@ def _train(settings: dict[str, Any], run: Path | None = None, resumed: dict[str,
     with tracking.recording(tracking.Position(**resumed["log"]) if resumed else None) as path:
         folder = os.path.relpath(path)
         checkpoints = checkpoint.Checkpoints(path, c, settings, resumed)
-        dashboard = dashboard_address.find(path.parents[1])
+        dashboard = dashboard_address.find(path.parent.parent)
         if dashboard is not None:
             print(f"Watch it: {dashboard}/run/{path.name}", flush=True)
         try:
             with Stop() as stop, Console(c.epochs, len(c.train_digits), c.train_batch_size, progress.seen) as console:
-                if resumed is None:
-                    checkpoints.save(progress, None)  # a run that is killed early goes on too
+                # A run that is killed early goes on too, with the settings that it has now; the weights that it may
+                # have are those of an end that it no longer has.
+                if checkpoints.save(progress, None) and progress.epoch < c.epochs:
+                    (path / weights.WEIGHTS).unlink(missing_ok=True)
                 test = training.train(c, console, progress, checkpoints.save, stop)
         except KeyboardInterrupt as interrupt:
             raise type(interrupt)(f"go on with: python -m labml_bn.train --resume {shlex.quote(folder)}") from None
         except training.DivergedError as error:
-            raise UserError(f"{error}. {checkpoints.last_good()}; a lower optimizer.learning_rate may help") from error
+            raise UserError(
+                f"{error}. {checkpoints.last_good()}; a new run may do better with a lower optimizer.learning_rate"
+            ) from error
         weights.save_weights(path / weights.WEIGHTS, c.model, complete(settings))
         elapsed = tracking.elapsed()
     if test is not None:  # else all was done, but the weights were not kept yet
         print(f"Final accuracy {test.accuracy:.2%} ({test.correct} of {test.images}) in {duration(elapsed)}")
     print(f"Run: {folder}")
     print("Look at it:")
-    logs = os.path.relpath(path.parents[1])
+    logs = os.path.relpath(path.parent.parent)
     where = "" if logs == "logs" else f" --logs {shlex.quote(logs)}"
     for command in ("evaluate RUN", "predict RUN IMAGE.png", f"compare RUN latest:5{where}", f"dashboard{where}"):
         print(f"  python -m labml_bn.{command.replace('RUN', shlex.quote(folder))}")
+    if stop.asked is not None:
+        raise type(stop.asked)("the run was at its end, and is finished")
 
 
 def _list_of_keys() -> str:

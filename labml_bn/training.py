@@ -64,7 +64,7 @@ def train(
     c: Configs,
     watcher: Watcher,
     progress: Progress | None = None,
-    save: Callable[[Progress, Evaluation | None], None] = lambda progress, test: None,
+    save: Callable[[Progress, Evaluation | None], object] = lambda progress, test: None,
     stop: Stop | None = None,
 ) -> Evaluation | None:
     """Train as the configuration says, logging all the way. Returns the last evaluation over all test images, if any.
@@ -79,6 +79,7 @@ def train(
     test = None
     try:
         while p.epoch < c.epochs:
+            due = True
             for images, labels in c.train_digits.shuffled(c.train_batch_size, c.seed.seed, p.epoch, p.step):
                 # The epoch is cut into `inner_iterations` parts; at the end of each, the same part of the test
                 # images is looked at.
@@ -93,7 +94,9 @@ def train(
                 watcher.batch(len(labels))
                 if parts[0] < parts[1]:
                     _validate(c, watcher, p, *parts)
-                    if p.step < steps and (p.epoch * c.inner_iterations + parts[1]) % interval == 0:
+                    before, after = ((p.epoch * c.inner_iterations + part) // interval for part in parts)
+                    due = before < after
+                    if due and p.step < steps:
                         _check(c.model, p)
                         save(p, None)
                 if stop is not None and stop.asked is not None:
@@ -106,9 +109,12 @@ def train(
             tracking.save_evaluation(p.seen, "test", test.loss, test.accuracy)
             tracking.flush()
             p.epoch, p.step = p.epoch + 1, 0
-            if p.epoch == c.epochs or (p.epoch * c.inner_iterations) % interval == 0:
+            ends = p.epoch == c.epochs or (stop is not None and stop.asked is not None)
+            if due or ends:
                 save(p, test)
             watcher.epoch(p.epoch, test)
+            if p.epoch < c.epochs and stop is not None and stop.asked is not None:
+                raise stop.asked
     finally:
         p.metrics.save()
     return test

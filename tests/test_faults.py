@@ -129,7 +129,7 @@ def test_file_size_limit(work: Path, environment: dict[str, str], small: list[st
     (run,) = runs(work)
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == []
     assert metrics(run)["accuracy.test"]
-    assert_one_line(train("--resume", "latest"), 1, "has no checkpoint to go on from")
+    assert_one_line(train("--resume", run.name), 1, "has no checkpoint to go on from")
 
 
 def test_logs_not_writable(disk: Mount, train: Run, small: list[str]) -> None:
@@ -141,7 +141,7 @@ def test_run_not_writable(disk: Mount, train: Run, whole: Path, work: Path) -> N
     disk("size=60m")
     run = Path(shutil.copytree(whole, work / "logs" / "batch_norm" / whole.name))
     disk("ro")
-    assert_one_line(train("--resume", run.name, "epochs=5"), 1, "Read-only file system")
+    assert_one_line(train("--resume", run.name, "epochs=5"), 1, f"error: cannot write the run to {run}: Read-only")
 
 
 def test_a_damaged_data_file(run: Path, train: Run, work: Path, data_path: Path, environment: dict[str, str]) -> None:
@@ -194,6 +194,18 @@ def other_settings(path: Path) -> None:
     torch.save({**state, "settings": {**state["settings"], "norm": "unheard of"}}, path)
 
 
+def no_numbers(path: Path) -> None:
+    state = torch.load(path, weights_only=True)
+    state["model"]["conv1.weight"][0] = torch.nan
+    torch.save(state, path)
+
+
+def lacking(path: Path) -> None:
+    state = torch.load(path, weights_only=True)
+    del state["log"]
+    torch.save(state, path)
+
+
 class Evil:
     def __reduce__(self) -> tuple[object, ...]:
         return os.system, ("touch evil",)
@@ -203,7 +215,9 @@ def code(path: Path) -> None:
     torch.save({**torch.load(path, weights_only=True), "best": Evil()}, path)
 
 
-@pytest.mark.parametrize("damage", [flipped, truncated, emptied, other_version, other_settings, code])
+@pytest.mark.parametrize(
+    "damage", [flipped, truncated, emptied, other_version, other_settings, no_numbers, lacking, code]
+)
 def test_a_damaged_checkpoint(run: Path, damage: Callable[[Path], None]) -> None:
     """The one before is taken; where there is none, that is said."""
     newest, *others = checkpoint.names(run / "checkpoints")
@@ -229,6 +243,19 @@ def test_going_on_from_the_one_before(run: Path, train: Run, whole: Path) -> Non
     assert metrics(run) == metrics(whole)
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (run, whole))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_a_damaged_checkpoint_does_not_push_out_good_ones(run: Path, train: Run, work: Path) -> None:
+    """The one that is gone on from is older than it; what is saved from then on is kept."""
+    newest, before, *_ = checkpoint.names(run / "checkpoints")
+    flipped(newest)
+    (run / "checkpoints" / f".{newest.stem}.part.pt").write_bytes(b"of a process that was killed")
+    done = train("--resume", "latest", "epochs=4", "keep=1", "checkpoint_interval=0.25")
+    assert (done.returncode, len(done.stderr.splitlines())) == (0, 1)
+    state = checkpoint.newest(run).state
+    assert state["progress"] == {"epoch": 4, "step": 0, "seen": 4000}
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"000000004000.pt", state["best"]["name"]}
+    assert before.name != newest.name
 
 
 def test_a_checkpoint_of_another_network(run: Path, train: Run) -> None:
@@ -264,7 +291,7 @@ def test_a_loss_that_is_no_number(run: Path, train: Run, parameter: str, first: 
     """It stops at that step, and says where it began and what is still good."""
     newest = checkpoint.names(run / "checkpoints")[0]
     state = torch.load(newest, weights_only=True)
-    state["model"][parameter][0] = float("nan")
+    state["model"][parameter][0] = 3e38  # a number still, but no product with it is one
     torch.save(state, newest)
     done = train("--resume", "latest", "epochs=4")
     assert_one_line(
@@ -278,7 +305,13 @@ def test_a_loss_that_is_no_number(run: Path, train: Run, parameter: str, first: 
 
 def test_a_learning_rate_that_is_too_large(train: Run, work: Path, small: list[str]) -> None:
     done = train(*small, "norm=none", "optimizer.optimizer=SGD", "optimizer.learning_rate=1e5")
-    assert_one_line(done, 1, "error: epoch 1, step ", ": the loss is ", "a lower optimizer.learning_rate")
+    assert_one_line(
+        done,
+        1,
+        "error: epoch 1, step ",
+        ": the loss is ",
+        "a new run may do better with a lower optimizer.learning_rate",
+    )
     assert_checkpoints_are_whole(runs(work)[0])
 
 

@@ -108,6 +108,14 @@ def test_a_line_that_is_not_ours(run: Path, track: str) -> None:
     assert record.elapsed >= 0
 
 
+def test_a_long_last_line(run: Path) -> None:
+    """As a day's losses in one line would be."""
+    losses = [[step, [0.5]] for step in range(200_000)]
+    with (run / "log.jsonl").open("a") as log:
+        log.write(json.dumps({"track": {"loss.train": losses}, "time": 5, "elapsed": 1234.5}) + "\n")
+    assert read_run(run).elapsed == 1234.5
+
+
 def test_two_who_look_at_once_do_not_take_each_other_for_a_training(run: Path) -> None:
     code = "import sys, pathlib\nfrom labml_bn.run_record import is_running\n"
     code += "print(sum(is_running(pathlib.Path(sys.argv[1])) for _ in range(1000)))"
