@@ -14,6 +14,9 @@ import pytest
 
 from labml_bn.mnist_files import ensure_files
 
+# Tests run two at a time, and processes that each take all cores would wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Begin = Callable[..., "subprocess.Popen[str]"]
 

@@ -21,12 +21,13 @@ SMOKE = {"EPOCHS": 2, "TRAIN_SAMPLES": 3000, "TEST_SAMPLES": 500, "PARTS": 10, "
 
 #: Run after the last cell: what the cells have found, as JSON.
 FOUND = """
+import json
 print(json.dumps({
     "results": results,
     "sorted": sorted_by_class,
-    "runs": [{name: steps.tolist() for name, (steps, _) in run_log.items()} for run_log in logs.values()],
+    "runs": [{name: series.steps.tolist() for name, series in run_log.items()} for run_log in logs.values()],
     "estimates": {
-        name: [log[f"bn.{name}"][1][-1].tolist(), c.model.get_buffer(name).tolist()]
+        name: [log[f"bn.{name}"].values[-1].tolist(), c.model.get_buffer(name).tolist()]
         for name in ("norm1.running_mean", "norm1.running_var", "norm3.running_mean", "norm3.running_var")
     },
 }))

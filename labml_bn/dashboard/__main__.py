@@ -67,11 +67,11 @@ def main() -> None:
 
     url, token = f"http://{server.HOST}:{port}", secrets.token_hex(8)
     app = server.make_app(port, transaction, token)
-    print(f"dashboard: {url} (Ctrl-C ends it)", flush=True)
-    if not arguments.no_browser:
-        threading.Timer(0.5, webbrowser.open, [url]).start()
     signal.signal(signal.SIGTERM, _terminated)
     with announced(logs, url, token), Follower(logs, transaction):
+        print(f"dashboard: {url} (Ctrl-C ends it)", flush=True)
+        if not arguments.no_browser:
+            threading.Timer(0.5, webbrowser.open, [url]).start()
         uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False)).run(sockets=[listener])
 
 
