@@ -41,7 +41,7 @@ def store(tmp_path: Path) -> Store:
 @pytest.mark.parametrize(
     "value",
     [{"a", "b"}, {"k": [1, 2.5, None, True]}, Key("Thing:1"), np.arange(5.0), np.float64(2), "ü", b"\0"],
-    ids=str,
+    ids=["set", "dict", "key", "array", "number", "text", "bytes"],
 )
 def test_keeps_what_the_app_stores(store: Store, value: Any) -> None:
     thing = Thing(name="one", values=[value])
