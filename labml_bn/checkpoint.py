@@ -70,9 +70,10 @@ class Checkpoints:
 
     def _delete_others(self, path: Path) -> None:
         """Keep what is to be kept. A checkpoint after this one is of a future that will be another."""
-        others = [other for other in names(self._folder) if other.name <= path.name]
-        kept = {other.name for other in others[: self._c.keep]} | ({self._best["name"]} if self._best else set())
-        for other in names(self._folder):
+        saved = names(self._folder)
+        newest = [other.name for other in saved if other.name <= path.name][: self._c.keep]
+        kept = {*newest, self._best["name"]} if self._best else {*newest}
+        for other in saved:
             if other.name not in kept:
                 try:
                     other.unlink(missing_ok=True)

@@ -1,10 +1,11 @@
 """Pictures, drawn with matplotlib and written to a file."""
 
+import contextlib
 import html
 import io
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -22,11 +23,8 @@ MOST = 100
 
 def save(figure: Figure, path: Path) -> None:
     """Write a picture, whole or not at all. Raises UserError where that fails."""
-    try:
-        with replacing(path) as part:
-            figure.savefig(part, format=path.suffix[1:].lower())
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    with _writing(path) as part:
+        figure.savefig(part, format=path.suffix[1:].lower())
 
 
 def save_page(rows: Sequence[Sequence[str]], figure: Figure, path: Path) -> None:
@@ -34,16 +32,21 @@ def save_page(rows: Sequence[Sequence[str]], figure: Figure, path: Path) -> None
 
     Raises UserError where it cannot be written.
     """
-    svg = io.StringIO()
-    figure.savefig(svg, format="svg")
+    drawn = io.StringIO()
+    figure.savefig(drawn, format="svg")
+    svg = drawn.getvalue()
     heading, *body = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows)
     lines = "\n".join(f"<tr>{row}</tr>" for row in body)
-    page = _PAGE.format(
-        heading=heading.replace("td>", "th>"), rows=lines, svg=svg.getvalue()[svg.getvalue().index("<svg") :]
-    )
+    page = _PAGE.format(heading=heading.replace("td>", "th>"), rows=lines, svg=svg[svg.index("<svg") :])
+    with _writing(path) as part:
+        part.write_text(page, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[Path]:
     try:
         with replacing(path) as part:
-            part.write_text(page, encoding="utf-8")
+            yield part
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
