@@ -15,7 +15,7 @@ __all__ = ["BatchNorm", "convert_batch_norm", "estimate_population", "fold", "re
 
 
 def __getattr__(name: str) -> Any:
-    """Import the layer, and torch with it, when it is first asked for: `--help` need not wait for torch."""
+    """Import the layer, and torch with it, on first use: `--help` does not wait for torch."""
     if name in __all__:
         from labml_bn import norm
 

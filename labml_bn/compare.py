@@ -12,8 +12,8 @@ stands beside the picture, with the ending .html, and needs no other file.
 
 from pathlib import Path
 
-from labml_bn.command import Parser, run_command
-from labml_bn.files import check_writable
+from labml_bn.cli.command import Parser, run_command
+from labml_bn.cli.files import check_writable
 
 
 def main() -> None:
@@ -33,10 +33,10 @@ def main() -> None:
     arguments = parser.parse_args()
     check_writable(arguments.figure, (".png", ".svg"))
 
-    from labml_bn import comparison, figures
-    from labml_bn.console import table
-    from labml_bn.run_folder import find_runs
-    from labml_bn.run_record import read_run
+    from labml_bn.cli.text import table
+    from labml_bn.records import comparison, figures
+    from labml_bn.records.folder import find_runs
+    from labml_bn.records.record import read_run
 
     runs = [read_run(folder) for folder in find_runs(arguments.runs, arguments.logs)]
     compared = comparison.Comparison(runs)

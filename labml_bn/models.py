@@ -1,49 +1,44 @@
-"""The networks: which layers, and which normalization between them."""
+"""The networks: which layers, which normalization between them, and on which device."""
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labml_bn.norm import BatchNorm
 
-
-def _torch_batch_norm(channels: int, *, spatial: bool) -> nn.Module:
-    return nn.BatchNorm2d(channels) if spatial else nn.BatchNorm1d(channels)
-
-
-#: What can stand between the layers, by the name that configs use. Each makes a layer for a number of channels;
-#: `spatial` says whether its input has height and width.
-NORMS: dict[str, Callable[..., nn.Module]] = {
-    "batch_norm": lambda channels, spatial: BatchNorm(channels),
-    "torch": _torch_batch_norm,
-    "none": lambda channels, spatial: nn.Identity(),
+#: What the setting `norm` can be: for a number of channels, the layer after a convolution and after a linear layer.
+NORMS: dict[str, tuple[Callable[[int], nn.Module], Callable[[int], nn.Module]]] = {
+    "batch_norm": (BatchNorm, BatchNorm),
+    "torch": (nn.BatchNorm2d, nn.BatchNorm1d),
+    "none": (nn.Identity, nn.Identity),
 }
 
 
 class ConvNet(nn.Module):
     """Two convolutional and two linear layers for images of 28 × 28 pixels, normalized before each nonlinearity.
 
-    A layer that a normalization follows has no bias, because subtracting the mean would take it away again (§3.2 of
-    the paper); without normalization every layer has one.
+    A layer before a normalization has no bias, because subtracting the mean would cancel it (§3.2 of the paper);
+    without normalization every layer has one.
 
     Arguments:
-        norm: what stands between the layers, a key of `NORMS`
+        norm: the normalization between the layers, a key of `NORMS`
         classes: the number of outputs
 
-    Takes [batch, 1, 28, 28], gives the classes' logits [batch, classes], both of the parameters' dtype.
+    Takes [batch, 1, 28, 28], gives the logits [batch, classes], both in the dtype of the parameters.
     """
 
     def __init__(self, norm: str = "batch_norm", classes: int = 10) -> None:
         super().__init__()
-        make_norm = NORMS[norm]
+        after_convolution, after_linear = NORMS[norm]
         bias = norm == "none"
         self.conv1 = nn.Conv2d(1, 20, kernel_size=5, bias=bias)
-        self.norm1 = make_norm(20, spatial=True)
+        self.norm1 = after_convolution(20)
         self.conv2 = nn.Conv2d(20, 50, kernel_size=5, bias=bias)
-        self.norm2 = make_norm(50, spatial=True)
+        self.norm2 = after_convolution(50)
         self.fc1 = nn.Linear(50 * 4 * 4, 500, bias=bias)
-        self.norm3 = make_norm(500, spatial=False)
+        self.norm3 = after_linear(500)
         self.fc2 = nn.Linear(500, classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,3 +48,10 @@ class ConvNet(nn.Module):
         x = F.relu(self.norm3(self.fc1(x.flatten(1))))
         logits: Tensor = self.fc2(x)
         return logits
+
+
+def choose_device(use_cuda: bool, cuda_device: int) -> torch.device:
+    """The GPU number `cuda_device`, or the last one if there are fewer; the CPU without a GPU or without `use_cuda`."""
+    if not (use_cuda and torch.cuda.is_available()):
+        return torch.device("cpu")
+    return torch.device("cuda", min(cuda_device, torch.cuda.device_count() - 1))

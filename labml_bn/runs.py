@@ -7,7 +7,7 @@ A run's status is running, completed, interrupted (by Ctrl-C), crashed (by an er
 word). The accuracy is that on all test images, after the last epoch that is done.
 """
 
-from labml_bn.command import Parser, run_command
+from labml_bn.cli.command import Parser, run_command
 
 
 def main() -> None:
@@ -18,8 +18,8 @@ def main() -> None:
 
     from datetime import datetime
 
-    from labml_bn.console import duration, table
-    from labml_bn.run_record import read_runs, short_uuids
+    from labml_bn.cli.text import duration, table
+    from labml_bn.records.record import read_runs, short_uuids
 
     runs = read_runs(arguments.logs)
     if not runs:

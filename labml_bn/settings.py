@@ -1,4 +1,4 @@
-"""The settings of a training run: every key with its type, its range and its meaning, and how they are read.
+"""The settings of a training run: each with its type, default, range and meaning, and how they are read.
 
 They are written in a YAML file and on the command line, and read in the same way from both, before anything else
 happens.
@@ -13,15 +13,12 @@ from typing import Any
 
 import yaml
 
-from labml_bn import mnist
-from labml_bn.configs import PARTS
-from labml_bn.errors import UsageError
-from labml_bn.models import NORMS
+from labml_bn.cli.errors import UsageError
 
 
 @dataclass(frozen=True)
 class Range:
-    """Which values of a type are taken: in words, and as a test."""
+    """Which values of a type are allowed: in words, and as a test."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -29,9 +26,10 @@ class Range:
 
 @dataclass(frozen=True)
 class Key:
-    """A setting: its type, its meaning, and what values it takes besides being of that type."""
+    """A setting: its type, its default, its meaning, and which values of the type are allowed."""
 
     type: type
+    default: Any
     meaning: str
     takes: Sequence[str] | Range | None = None
 
@@ -49,55 +47,62 @@ _FRACTION = Range("from 0 to below 1", lambda value: 0 <= value < 1)
 _BETAS = Range("two numbers from 0 to below 1", lambda value: len(value) == 2 and all(0 <= beta < 1 for beta in value))
 _NAME = Range("not empty", lambda value: value != "")
 
-#: Every setting. The defaults stand in `configs.py`, where labml reads them.
+#: Every setting.
 KEYS: dict[str, Key] = {
-    "epochs": Key(int, "passes over the training images", _at_least(1)),
-    "dataset": Key(str, "the images", mnist.DATASETS),
-    "norm": Key(str, "what stands between the layers: this project's layer, PyTorch's, or nothing", list(NORMS)),
-    "train_batch_size": Key(int, "images in a training batch", _between(1, 60_000)),
-    "valid_batch_size": Key(int, "images in a validation batch", _at_least(1)),
-    "inner_iterations": Key(int, "validations an epoch, each over the next part of the test images", _at_least(1)),
-    "train_samples": Key(int, "how many of the training images to use", _between(1, 60_000)),
-    "valid_samples": Key(int, "how many of the test images to use", _between(1, 10_000)),
-    "dtype": Key(str, "the precision of weights and activations", ["float32", "float64"]),
-    "optimizer.optimizer": Key(str, "the optimizer", ["Adam", "SGD"]),
-    "optimizer.learning_rate": Key(float, "the step size", _POSITIVE),
-    "optimizer.betas": Key(list, "Adam's decay rates of the two moments", _BETAS),
-    "optimizer.eps": Key(float, "Adam's term that keeps the division safe", _POSITIVE),
-    "optimizer.momentum": Key(float, "SGD's momentum", _FRACTION),
-    "seed.seed": Key(int, "the seed of the weights and of the order of the images", _between(0, 2**32 - 1)),
-    "device.use_cuda": Key(bool, "whether to use a GPU where there is one"),
-    "device.cuda_device": Key(int, "which GPU", _at_least(0)),
-    "checkpoint_interval": Key(float, "epochs between two checkpoints, to the nearest validation", _POSITIVE),
-    "keep": Key(int, "how many checkpoints to keep, besides the best", _at_least(1)),
-    "data_path": Key(str, "the folder of the data sets", _NAME),
-    "logs_path": Key(str, "the folder of the runs", _NAME),
+    "epochs": Key(int, 10, "passes over the training images", _at_least(1)),
+    "dataset": Key(str, "MNIST", "the data set", ["MNIST", "FashionMNIST"]),
+    "norm": Key(
+        str,
+        "batch_norm",
+        "the normalization: this layer, PyTorch's or none",
+        ["batch_norm", "torch", "none"],
+    ),
+    "train_batch_size": Key(int, 64, "images in a training batch", _between(1, 60_000)),
+    "valid_batch_size": Key(int, 1024, "images in a validation batch", _at_least(1)),
+    "inner_iterations": Key(int, 10, "validations an epoch, each on the next part of the test images", _at_least(1)),
+    "train_samples": Key(int, 60_000, "how many of the training images to use", _between(1, 60_000)),
+    "valid_samples": Key(int, 10_000, "how many of the test images to use", _between(1, 10_000)),
+    "dtype": Key(str, "float32", "the dtype of weights and activations", ["float32", "float64"]),
+    "optimizer.optimizer": Key(str, "Adam", "the optimizer", ["Adam", "SGD"]),
+    "optimizer.learning_rate": Key(float, 0.001, "the learning rate", _POSITIVE),
+    "optimizer.betas": Key(list, [0.9, 0.999], "Adam's decay rates of the two moments", _BETAS),
+    "optimizer.eps": Key(float, 1e-8, "Adam's term in the denominator, for numerical stability", _POSITIVE),
+    "optimizer.momentum": Key(float, 0.5, "SGD's momentum", _FRACTION),
+    "seed.seed": Key(int, 5, "the seed of the weights and of the order of the images", _between(0, 2**32 - 1)),
+    "device.use_cuda": Key(bool, True, "whether to use a GPU if there is one"),
+    "device.cuda_device": Key(int, 0, "which GPU", _at_least(0)),
+    "checkpoint_interval": Key(float, 1.0, "epochs between checkpoints, to the nearest validation", _POSITIVE),
+    "keep": Key(int, 2, "how many checkpoints to keep, besides the best", _at_least(1)),
+    "data_path": Key(str, "data", "the folder of the data sets", _NAME),
+    "logs_path": Key(str, "logs", "the folder of the runs", _NAME),
 }
 
-#: What a run is called by is short, and says nothing of where its files are.
+#: In a run's name some keys are short, and those that do not change its numbers are left out.
 _SHORT = {"optimizer.learning_rate": "lr", "optimizer.eps": "adam_eps", "train_batch_size": "batch_size"}
 _NOT_IN_NAMES = {"norm", "checkpoint_interval", "keep", "data_path", "logs_path"}
 
-#: What may change when a run goes on: how long it goes on, and what does not touch its numbers.
+#: What may change when a run is resumed: how long it trains, and what does not change its numbers.
 CHANGEABLE = ("epochs", "device.use_cuda", "device.cuda_device", "checkpoint_interval", "keep", "data_path")
+
+
+#: The config files of this project: beside the package in a repository, inside it if it was installed from a wheel.
+_PACKAGE = Path(__file__).parent
+CONFIGS = next((path for path in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if path.is_dir()), _PACKAGE)
 
 
 def default(key: str) -> Any:
     """The default of a key of `KEYS`."""
-    part, _, name = key.rpartition(".")
-    for cls in PARTS[part].__mro__:
-        if name in vars(cls):
-            return vars(cls)[name].value
-    raise KeyError(key)
+    return KEYS[key].default
 
 
 def read(arguments: Sequence[str], *, together: bool = True) -> dict[str, Any]:
-    """The settings that `[CONFIG.yaml] [key=value ...]` make, later ones over earlier ones, all of them checked.
+    """The settings in `[CONFIG.yaml] [key=value ...]`, all of them checked; later ones override earlier ones.
 
-    With `together`, it is also checked that they fit each other, and the defaults of the others.
+    CONFIG.yaml is a file, or the name of one of this project's config files: `no_norm`. With `together`, settings and
+    defaults are also checked against each other.
 
-    Raises UsageError, in one line, for a file that cannot be read, a key that does not exist, and a value that the
-    key does not take.
+    Raises UsageError, in one line, for a file that cannot be read, an unknown key, and a value that the key does not
+    allow.
     """
     result: dict[str, Any] = {}
     for position, argument in enumerate(arguments):
@@ -105,7 +110,7 @@ def read(arguments: Sequence[str], *, together: bool = True) -> dict[str, Any]:
         if equals:
             result[key] = _checked(key, _from_word(key, value))
         elif position == 0:
-            result |= _from_file(Path(argument))
+            result |= _from_file(_config_file(argument))
         else:
             raise UsageError(f"{argument!r} is not a setting: write key=value, after at most one config file")
     if together:
@@ -119,17 +124,17 @@ def complete(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_record(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as a run has kept them, checked as if they came from a config file. Raises UsageError."""
+    """The settings that a run has saved, checked as if they came from a config file. Raises UsageError."""
     return {key: _checked(key, value) for key, value in settings.items()}
 
 
 def different(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What of `settings` is not the default."""
+    """Those of `settings` that are not the default."""
     return {key: value for key, value in settings.items() if value != default(key)}
 
 
 def name_of(settings: Mapping[str, Any]) -> str:
-    """A short name for a run with these settings: its normalization, then what else is not the default."""
+    """A short name for a run with these settings: its normalization, then what differs from the defaults."""
     norm = settings.get("norm", default("norm"))
     words = [{"none": "no_norm", "torch": "torch_norm"}.get(norm, norm)]
     for key, value in different(settings).items():
@@ -139,17 +144,24 @@ def name_of(settings: Mapping[str, Any]) -> str:
 
 
 def _word(value: Any) -> str:
-    """A value as it is written on the command line, without blanks."""
+    """A value as it is written on the command line, without spaces."""
     if isinstance(value, bool):
         return str(value).lower()
     return f"{value:g}" if isinstance(value, float) else str(value).replace(" ", "")
+
+
+def _config_file(name: str) -> Path:
+    """The file that a user means: a path, or else one of this project's config files by its name."""
+    packaged = CONFIGS / f"{name}.yaml"
+    return packaged if Path(name).name == name and not Path(name).exists() and packaged.is_file() else Path(name)
 
 
 def _from_file(path: Path) -> dict[str, Any]:
     try:
         content = _yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
-        hint = "" if path.suffix in {".yaml", ".yml"} else " (settings are written key=value)"
+        names = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml")))
+        hint = "" if path.suffix in {".yaml", ".yml"} else f" (settings are written key=value; configs: {names})"
         raise UsageError(f"cannot read the config file {path}: {error.strerror}{hint}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not a text file") from error
@@ -182,7 +194,7 @@ def _flat(content: Mapping[Any, Any], prefix: str = "") -> list[tuple[str, Any]]
 
 
 def _from_word(key: str, word: str) -> Any:
-    """A value from the command line: words as they are, numbers as Python reads them, the rest as in a file."""
+    """A value from the command line: strings as they are, numbers as Python reads them, the rest as YAML."""
     kind = KEYS[key].type if key in KEYS else str
     if kind is str or word == "":
         return word or None
@@ -199,11 +211,11 @@ def _yaml(text: str) -> Any:
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     except (KeyError, AttributeError) as error:  # a tag that does not fit its value, as in `!!bool x`
-        raise ValueError("a value is not of the type that its tag says") from error
+        raise ValueError("a value does not match its tag") from error
 
 
 def _checked(name: str, value: Any) -> Any:
-    """The value in the type of its key, if there is such a key and it takes the value."""
+    """The value in the type of its key. Raises UsageError for an unknown key and a value that it does not allow."""
     if name not in KEYS:
         raise UsageError(f"unknown key {name!r}: did you mean {_nearest(name)}? (--list shows all keys)")
     key = KEYS[name]
@@ -214,7 +226,7 @@ def _checked(name: str, value: Any) -> Any:
         if not all(isinstance(item, float) for item in value):
             raise UsageError(f"{name} must be a list of numbers, got {reprlib.repr(value)}")
     if not isinstance(value, key.type) or (key.type is int and isinstance(value, bool)):
-        noun = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", list: "a list"}
+        noun = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", list: "a list"}
         raise UsageError(f"{name} must be {noun[key.type]}, got {'nothing' if value is None else reprlib.repr(value)}")
     if isinstance(key.takes, Range):
         if not key.takes.holds(value):
@@ -225,7 +237,7 @@ def _checked(name: str, value: Any) -> Any:
 
 
 def _nearest(name: str) -> str:
-    """The key most like `name`, by its last word as much as by the whole of it."""
+    """The key most similar to `name`; the last part of a dotted key counts as much as the whole."""
 
     def likeness(known: str) -> float:
         pairs = [(name, known), (name.rpartition(".")[2], known.rpartition(".")[2])]
@@ -235,7 +247,7 @@ def _nearest(name: str) -> str:
 
 
 def _as_float(value: Any) -> Any:
-    """A number as a float. YAML reads 1e-3 as a word, which a user does not."""
+    """A number as a float. YAML reads 1e-3 as a string, which a user does not expect."""
     if isinstance(value, int | float | str) and not isinstance(value, bool):
         try:
             return float(value)
@@ -245,7 +257,7 @@ def _as_float(value: Any) -> Any:
 
 
 def check_together(settings: Mapping[str, Any]) -> None:
-    """Raise UsageError for settings that do not fit each other: what no key can tell by itself."""
+    """Raise UsageError for settings that are allowed one by one, but not together."""
 
     def value(key: str) -> Any:
         return settings.get(key, default(key))

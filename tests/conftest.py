@@ -1,8 +1,9 @@
-"""What several tests need: the real digits, and the commands run as a user runs them."""
+"""What several tests need: the real data set, and the commands run as a user runs them."""
 
 import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import yaml
 
-from labml_bn.mnist_files import ensure_files
+from labml_bn.data.download import ensure_files
+from labml_bn.data.mnist import ImageSet, load
 
-# Tests run two at a time, and processes that each take all cores would wait for each other.
+# Tests run two at a time, and processes that each use all cores would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -42,7 +46,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
-    """An empty folder to stand in."""
+    """An empty working directory."""
     folder = tmp_path / "work"
     folder.mkdir()
     return folder
@@ -67,9 +71,9 @@ def train(command: Run) -> Run:
 
 @pytest.fixture
 def begin(work: Path, environment: dict[str, str]) -> Begin:
-    """Start `python -m labml_bn.train ARGUMENTS`, to end it from outside.
+    """Start `python -m labml_bn.train ARGUMENTS`, to be ended from outside.
 
-    Ctrl-C acts on it, also where the tests run in a shell's background.
+    Ctrl-C acts on it, even if the tests run in a shell's background.
     """
 
     def started(*arguments: str) -> "subprocess.Popen[str]":
@@ -98,7 +102,7 @@ def small(data_path: Path) -> list[str]:
 
 @pytest.fixture(scope="session")
 def whole(data_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """That run, never disturbed. Tests copy it before they change it."""
+    """That run, uninterrupted. Tests copy it before they change it."""
     return _run_of(tmp_path_factory.mktemp("whole"), *SMALL, f"data_path={data_path}")
 
 
@@ -128,3 +132,29 @@ def metrics(run: Path) -> dict[str, list[tuple[int, list[float]]]]:
         for name, points in json.loads(line)["track"].items():
             series.setdefault(name, []).extend((step, values) for step, values in points)
     return series
+
+
+def another(run: Path, logs: Path, uuid: str, started: str = "08:00:00", **settings: Any) -> Path:
+    """A copy of a run under another uuid, with other settings and another time."""
+    copy = Path(shutil.copytree(run, logs / "batch_norm" / uuid))
+    info = yaml.safe_load((copy / "run.yaml").read_text())
+    (copy / "run.yaml").write_text(yaml.safe_dump({**info, "uuid": uuid, "trial_time": started}))
+    configs = yaml.safe_load((copy / "configs.yaml").read_text())
+    for key, value in settings.items():
+        configs[key]["value"] = value
+    (copy / "configs.yaml").write_text(yaml.safe_dump(configs))
+    return copy
+
+
+@pytest.fixture
+def logs(trained: Path, work: Path) -> Path:
+    """Two runs that differ, the second the newer."""
+    another(trained, work / "logs", "aaaa0000", "08:00:00")
+    another(trained, work / "logs", "bbbb0000", "09:00:00", norm="none", **{"optimizer.learning_rate": 0.01})
+    return work / "logs"
+
+
+@pytest.fixture(scope="session")
+def test_set(data_path: Path) -> ImageSet:
+    """The first 200 test images of MNIST."""
+    return load("MNIST", data_path, train=False, samples=200, device=torch.device("cpu"), dtype=torch.float32)

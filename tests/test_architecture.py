@@ -1,4 +1,4 @@
-"""Who may know whom, read from the imports; and what importing the package costs."""
+"""Which room imports what, read from the code's imports; what importing costs; and that the tests mirror the code."""
 
 import ast
 import subprocess
@@ -7,64 +7,166 @@ from pathlib import Path
 
 import pytest
 
-PACKAGE = Path(__file__).parents[1] / "labml_bn"
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "labml_bn"
 MODULES = {
-    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in PACKAGE.rglob("*.py")
+}
+
+#: What each room may import, besides itself and the standard library. A name with a dot is a single module of a room.
+MAY_IMPORT = {
+    "labml_bn": {"norm"},
+    "cli": {"yaml"},
+    "settings": {"cli", "yaml"},
+    "norm": {"torch"},
+    "models": {"norm", "torch"},
+    "data": {"cli", "numpy", "torch", "torchvision", "PIL", "filelock", "tqdm"},
+    "records": {"cli", "settings", "numpy", "matplotlib", "filelock"},
+    "trained": {
+        *("norm", "models", "data", "settings", "cli", "records.folder", "records.saved"),
+        *("numpy", "torch", "matplotlib", "safetensors", "onnxruntime", "onnxscript"),
+    },
+    "training": {
+        *("norm", "models", "data", "settings", "cli", "records.folder", "records.saved"),
+        # A run ends by writing its weights, and prints where a dashboard shows it.
+        *("trained.weights", "dashboard.address"),
+        *("numpy", "torch", "labml", "labml_helpers", "filelock", "tqdm"),
+    },
+    "dashboard": {
+        *("records", "settings", "cli"),
+        *("labml_app", "labml_db", "fastapi", "uvicorn", "pymongo", "numpy"),
+    },
+}
+
+COMMANDS = {
+    f"labml_bn.{name}" for name in ("train", "evaluate", "predict", "export", "compare", "runs", "dashboard.__main__")
+}
+
+#: Modules without a test file of their own, and why.
+TESTED_ELSEWHERE = {
+    "labml_bn.norm.kernels": "only a docstring",
 }
 
 
 def imports(module: str) -> set[str]:
-    """Every module that `module` imports, wherever in it."""
+    """Every module that `module` imports, anywhere in its code, except for type checking only."""
+    tree = ast.parse(MODULES[module].read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
     found = set()
-    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}: imports are absolute"
             assert node.module is not None
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in names}
+    return {name for name in found if name.split(".")[0] not in sys.stdlib_module_names}
 
 
-def roots(module: str) -> set[str]:
-    return {name.split(".")[0] for name in imports(module)} - set(sys.stdlib_module_names)
+def room(module: str) -> str:
+    """The room of a module of this package: a folder, or a file beside the commands."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else parts[0]
 
 
-def commands() -> set[str]:
-    return {module for module, path in MODULES.items() if "run_command(main)" in path.read_text()}
+def exported(name: str) -> str:
+    """What is imported from the package itself is the layer."""
+    return "labml_bn.norm" if name == "labml_bn" else name
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if module.startswith("labml_bn.norm")])
-def test_the_layer_knows_torch_only(module: str) -> None:
-    assert roots(module) <= {"torch", "labml_bn"}
-    own = {name for name in imports(module) if name.startswith("labml_bn")}
-    assert all(name.startswith("labml_bn.norm") for name in own)
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - COMMANDS))
+def test_who_may_import_whom(module: str) -> None:
+    allowed = MAY_IMPORT[room(module)]
+    for name in imports(module):
+        if not name.startswith("labml_bn"):
+            assert name.split(".")[0] in allowed, f"{module} imports {name}"
+        elif name != "labml_bn" and room(name) != room(module):
+            short = name.removeprefix("labml_bn.")
+            assert room(name) in allowed or short in allowed, f"{module} imports {name}"
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_labml_is_met_in_two_places(module: str) -> None:
-    if module not in {"labml_bn.configs", "labml_bn.tracking"}:
-        assert not roots(module) & {"labml", "labml_helpers"}
+def test_every_arrow_goes_down() -> None:
+    """No two rooms import each other, not even through others; nor do two modules."""
+    rooms: dict[str, set[str]] = {}
+    modules: dict[str, set[str]] = {}
+    for module in MODULES:
+        own = {name for name in imports(module) if name.startswith("labml_bn.")}
+        modules[module] = own
+        rooms.setdefault(module if module in COMMANDS else room(module), set()).update(
+            name if name in COMMANDS else room(name) for name in own if room(name) != room(module)
+        )
+    rooms["training"] -= {"dashboard"}  # only its address, a module without imports of this package
+    assert not {name for name in imports("labml_bn.dashboard.address") if name.startswith("labml_bn")}
+    for graph in (rooms, modules):
+        assert_acyclic(graph)
+
+
+def assert_acyclic(graph: dict[str, set[str]]) -> None:
+    remaining = dict(graph)
+    while remaining:
+        ground = [name for name, below in remaining.items() if not below & remaining.keys()]
+        assert ground, f"these import each other: {sorted(remaining)}"
+        for name in ground:
+            del remaining[name]
+
+
+def test_a_cycle_is_noticed() -> None:
+    with pytest.raises(AssertionError, match="import each other"):
+        assert_acyclic({"a": {"b"}, "b": {"c"}, "c": {"b"}})
 
 
 @pytest.mark.parametrize("module", MODULES)
 def test_nothing_imports_a_command(module: str) -> None:
-    assert commands() == {
-        f"labml_bn.{name}"
-        for name in ("train", "evaluate", "predict", "export", "compare", "runs", "dashboard.__main__")
-    }
-    assert not imports(module) & commands()
+    assert {name for name, path in MODULES.items() if "run_command(main)" in path.read_text()} == COMMANDS
+    assert not imports(module) & COMMANDS
+
+
+def test_at_most_ten_entries_beside_the_commands() -> None:
+    entries = {path.name for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()}
+    commands = {f"{name.split('.')[1]}.py" for name in COMMANDS}
+    assert len(entries - commands) <= 10
+
+
+def loaded_by(code: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; import sys; print(*sys.modules)"], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.split())
 
 
 def test_importing_the_package_is_light() -> None:
-    code = "import labml_bn, sys; labml_bn.BatchNorm; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = set(done.stdout.split())
+    assert "torch" not in loaded_by("import labml_bn")
+    loaded = loaded_by("import labml_bn; labml_bn.BatchNorm")
     assert "torch" in loaded
     assert not loaded & {"labml", "labml_helpers", "torchvision", "matplotlib", "numba"}
 
 
+@pytest.mark.parametrize("command", ["runs", "compare"])
+def test_reading_runs_needs_neither_torch_nor_labml(command: str) -> None:
+    """What the command imports is imported by the rooms that it uses."""
+    names = sorted(name for name in imports(f"labml_bn.{command}") if name.startswith("labml_bn"))
+    loaded = loaded_by("; ".join(f"import {name}" for name in names))
+    assert "labml_bn.records.record" in loaded
+    assert not loaded & {"torch", "labml", "labml_helpers", "labml_bn.training", "labml_bn.norm"}
+    assert ("matplotlib" in loaded) == (command == "compare")
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_each_file_says_what_it_is_for(module: str) -> None:
-    assert ast.get_docstring(ast.parse(MODULES[module].read_text()))
+    docstring = ast.get_docstring(ast.parse(MODULES[module].read_text()))
+    assert docstring
+    assert docstring.splitlines()[0].rstrip().endswith((".", ":"))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_the_tests_mirror_the_code(module: str) -> None:
+    path = MODULES[module].relative_to(PACKAGE)
+    name = {"__main__": "main"}.get(path.stem, path.stem)
+    if name == "__init__":
+        return  # docstrings and exported names
+    exists = (ROOT / "tests" / path.parent / f"test_{name}.py").is_file()
+    assert exists != (module in TESTED_ELSEWHERE), f"{module}: a test file of its own, or a reason in TESTED_ELSEWHERE"

@@ -11,8 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from labml_bn.evaluate import wilson_interval
-from labml_bn.weights import WEIGHTS, load_weights
+from labml_bn.trained.weights import WEIGHTS, load_weights
 from tests.conftest import Run
 
 
@@ -25,9 +24,9 @@ def report(output: str) -> tuple[float, int, np.ndarray]:
 
 
 def expected(run: Path, kind: str) -> tuple[float, int, np.ndarray]:
-    """The same, worked out with PyTorch's layers in float64 over all images at once."""
+    """The same, computed with PyTorch's layers in float64 over all images at once."""
     c = load_weights(run / WEIGHTS)
-    images, labels = c.valid_digits.batch(slice(None))
+    images, labels = c.valid_set().batch(slice(None))
     model = copy.deepcopy(c.model).double()
     for name in ("norm1", "norm2", "norm3"):
         ours = getattr(model, name)
@@ -35,8 +34,8 @@ def expected(run: Path, kind: str) -> tuple[float, int, np.ndarray]:
         theirs.load_state_dict(ours.state_dict())
         setattr(model, name, theirs)
     model.eval()
-    if kind == "population":  # PyTorch takes a batch's biased variance, the population's is unbiased
-        train, _ = c.train_digits.batch(slice(None, 1500))
+    if kind == "population":  # PyTorch uses the biased variance of a batch; the population's is unbiased
+        train, _ = c.train_set().batch(slice(None, 1500))
         for name in ("norm1", "norm2", "norm3"):
             layer = getattr(model, name)
             seen: list[torch.Tensor] = []
@@ -50,7 +49,7 @@ def expected(run: Path, kind: str) -> tuple[float, int, np.ndarray]:
         for name in ("norm1", "norm2", "norm3"):
             getattr(model, name).train()
     with torch.no_grad():
-        logits = torch.cat([model(part.double()) for part in images.split(c.valid_batch_size)])
+        logits = torch.cat([model(part.double()) for part in images.split(c.settings["valid_batch_size"])])
     predicted = logits.argmax(dim=1)
     matrix = np.zeros((10, 10), int)
     np.add.at(matrix, (labels.numpy(), predicted.numpy()), 1)
@@ -142,7 +141,7 @@ def test_no_such_run(command: Run, work: Path) -> None:
     assert done.stderr == "error: there are no runs in logs (python -m labml_bn.train makes one)\n"
 
 
-def test_a_run_that_did_not_finish(command: Run, trained: Path, tmp_path: Path) -> None:
+def test_an_unfinished_run(command: Run, trained: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(trained, run)
     (run / WEIGHTS).unlink()
@@ -159,12 +158,3 @@ def test_statistics_without_normalization(command: Run, work: Path, data_path: P
     done = command("evaluate", "latest", "--statistics", "batch")
     assert done.returncode == 2
     assert "norm=none has no statistics" in done.stderr
-
-
-def test_wilson_interval() -> None:
-    """Textbook values (Newcombe 1998, table I, method 3), and what must hold at the ends."""
-    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-    assert wilson_interval(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
-    assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
-    assert wilson_interval(1, 29) == pytest.approx((0.0061, 0.1718), abs=5e-5)
-    assert wilson_interval(20, 20)[1] == pytest.approx(1.0)

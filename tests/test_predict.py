@@ -1,167 +1,18 @@
-"""Digits in ordinary image files: real ones, written as people's pictures are."""
+"""`python -m labml_bn.predict`, as a user runs it."""
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image
 
-from labml_bn.errors import UserError
-from labml_bn.images import read_digit
-from labml_bn.mnist import Digits, load
-from labml_bn.weights import WEIGHTS, load_weights
+from labml_bn.data.mnist import ImageSet
 from tests.conftest import Run
+from tests.data.test_digit_image import large
 
 
-@pytest.fixture(scope="module")
-def test_digits(data_path: Path) -> Digits:
-    return load("MNIST", data_path, train=False, samples=200, device=torch.device("cpu"), dtype=torch.float32)
-
-
-def as_it_is(image: Any) -> Any:
-    return image
-
-
-def dark_on_light(image: Any) -> Any:
-    return ImageOps.invert(image)
-
-
-def large(image: Any) -> Any:
-    return ImageOps.invert(image).resize((400, 400), Image.Resampling.BICUBIC)
-
-
-def in_a_corner(image: Any) -> Any:
-    canvas = Image.new("L", (300, 200), 230)
-    canvas.paste(ImageOps.invert(image).point(lambda value: value * 230 // 255).resize((90, 90)), (10, 100))
-    return canvas
-
-
-def colour(image: Any) -> Any:
-    return ImageOps.colorize(image.resize((112, 112)), black="yellow", white="navy")
-
-
-def transparent(image: Any) -> Any:
-    image = image.resize((112, 112))
-    drawn = Image.new("RGBA", image.size, (0, 0, 0, 0))
-    drawn.putalpha(image)
-    return drawn
-
-
-def transparent_light(image: Any) -> Any:
-    image = image.resize((112, 112))
-    drawn = Image.new("RGBA", image.size, (255, 255, 255, 0))
-    drawn.putalpha(image)
-    return drawn
-
-
-def small(image: Any) -> Any:
-    return image.crop((3, 3, 25, 25))
-
-
-def scanned_wide(image: Any) -> Any:
-    """Sixteen bits, of which the scanner used twelve."""
-    values = np.asarray(ImageOps.invert(image)).astype(np.uint16) * 14 + 400
-    return Image.fromarray(values)
-
-
-def noisy(image: Any) -> Any:
-    values = np.asarray(large(image), dtype=np.float64) * 0.6 + 40
-    noise = np.random.default_rng(0).normal(scale=8, size=values.shape)
-    return Image.fromarray((values + noise).clip(0, 255).astype(np.uint8))
-
-
-def specked(image: Any) -> Any:
-    drawn = large(image)
-    drawn.putpixel((3, 3), 0)
-    drawn.putpixel((395, 390), 0)
-    return drawn
-
-
-WAYS = [
-    as_it_is,
-    dark_on_light,
-    large,
-    in_a_corner,
-    colour,
-    transparent,
-    transparent_light,
-    small,
-    scanned_wide,
-    noisy,
-    specked,
-]
-
-
-@pytest.mark.parametrize("way", WAYS)
-def test_real_digits(way: Any, trained: Path, test_digits: Digits, tmp_path: Path) -> None:
-    """However it is drawn, a digit is recognized about as well as the original."""
-    c = load_weights(trained / WEIGHTS)
-    read = []
-    for number, pixels in enumerate(test_digits.images):
-        path = tmp_path / f"{number}.png"
-        way(Image.fromarray(pixels.numpy())).save(path)
-        read.append(read_digit(path))
-    digits = Digits.of("MNIST", torch.stack(read), test_digits.labels, torch.float32)
-    with torch.no_grad():
-        right, ours = (
-            (c.model(d.batch(slice(None))[0]).argmax(1) == d.labels).sum().item() for d in (test_digits, digits)
-        )
-    assert right >= 190
-    assert ours >= right - 10
-
-
-def test_an_image_like_mnists(test_digits: Digits, tmp_path: Path) -> None:
-    """An MNIST digit, read from a file, is nearly itself again: the same place, the same strokes."""
-    correlations = []
-    for original in test_digits.images:
-        Image.fromarray(original.numpy()).save(tmp_path / "digit.png")
-        read = read_digit(tmp_path / "digit.png")
-        assert read.shape == (28, 28)
-        assert read.dtype == torch.uint8
-        correlations.append(np.corrcoef(original.numpy().ravel(), read.numpy().ravel())[0, 1])
-    assert np.median(correlations) > 0.98
-    assert np.mean(np.array(correlations) > 0.9) > 0.9  # of the others, the middle falls into the next pixel
-
-
-def test_rotated_photos(test_digits: Digits, tmp_path: Path) -> None:
-    """A camera that stores which way was up is believed."""
-    image = Image.fromarray(test_digits.images[0].numpy()).resize((112, 112))
-    image.save(tmp_path / "upright.png")
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    image.rotate(90).save(tmp_path / "turned.png", exif=exif)
-    upright, turned = read_digit(tmp_path / "upright.png"), read_digit(tmp_path / "turned.png")
-    assert torch.equal(upright, turned)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (28, 28), (500, 3)])
-@pytest.mark.parametrize("mode", ["L", "RGBA", "1"])
-def test_empty_images(size: tuple[int, int], mode: str, tmp_path: Path) -> None:
-    Image.new(mode, size).save(tmp_path / "empty.png")
-    with pytest.raises(UserError, match=r"empty\.png is empty: nothing stands out in it"):
-        read_digit(tmp_path / "empty.png")
-
-
-@pytest.mark.parametrize("shape", ["point", "line", "frame"])
-def test_odd_images(shape: str, tmp_path: Path) -> None:
-    """They are no digits, but they are images."""
-    image = Image.new("L", (300, 40), 255)
-    draw = ImageDraw.Draw(image)
-    if shape == "point":
-        draw.point((150, 20), 0)
-    elif shape == "line":
-        draw.line((0, 20, 299, 20), 0)
-    else:
-        draw.rectangle((5, 5, 290, 35), outline=0)
-    image.save(tmp_path / "odd.png")
-    assert read_digit(tmp_path / "odd.png").max() > 200
-
-
-def test_command(command: Run, trained: Path, test_digits: Digits, work: Path) -> None:
+def test_command(command: Run, trained: Path, test_set: ImageSet, work: Path) -> None:
     for number, ending in enumerate(("png", "jpg", "bmp")):
-        large(Image.fromarray(test_digits.images[number].numpy())).save(work / f"{number}.{ending}")
+        large(Image.fromarray(test_set.images[number].numpy())).save(work / f"{number}.{ending}")
     done = command("predict", trained, "0.png", "1.jpg", "2.bmp")
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
@@ -172,27 +23,19 @@ def test_command(command: Run, trained: Path, test_digits: Digits, work: Path) -
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "error: there is no file digit.png"),
+        (None, "error: digit.png does not exist"),
         (b"", "cannot be read"),
         (b"text", "cannot be read"),
         (b"\x89PNG\r\n\x1a\n", "cannot be read"),
     ],
 )
-def test_what_is_no_image(command: Run, trained: Path, work: Path, content: bytes | None, message: str) -> None:
+def test_not_an_image(command: Run, trained: Path, work: Path, content: bytes | None, message: str) -> None:
     if content is not None:
         (work / "digit.png").write_bytes(content)
     done = command("predict", trained, "digit.png")
     assert (done.returncode, done.stdout) == (1, "")
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
-
-
-def test_truncated_images(test_digits: Digits, tmp_path: Path) -> None:
-    path = tmp_path / "digit.png"
-    large(Image.fromarray(test_digits.images[0].numpy())).save(path)
-    path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(UserError, match="cannot be read as an image"):
-        read_digit(path)
 
 
 def test_no_arguments(command: Run) -> None:

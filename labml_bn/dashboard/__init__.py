@@ -1,1 +1,1 @@
-"""labml's web dashboard over the runs in a folder: no account, no database server, nothing from other machines."""
+"""labml's web dashboard for the runs in a folder. It needs no account, no database server and no internet."""

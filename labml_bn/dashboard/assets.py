@@ -1,7 +1,8 @@
-"""The files that the dashboard's page is made of, all of them on this machine.
+"""The files that the dashboard's page consists of, all served from this machine.
 
-labml's page asks content networks for d3, Bootstrap and Font Awesome, and stays blank without the first. Here they come
-out of Python packages that pip has installed with the dashboard: pinned there, checked here by their hashes.
+labml's page loads d3, Bootstrap and Font Awesome from content delivery networks, and stays blank without d3. Here these
+files come from Python packages that are installed with the dashboard: pyproject.toml pins the versions, and their
+checksums are verified here.
 """
 
 import hashlib
@@ -9,10 +10,10 @@ import importlib.util
 import re
 from pathlib import Path
 
-from labml_bn.errors import UserError
+from labml_bn.cli.errors import UserError
 
-#: What the page asks other machines for: the address, and the file of a package that takes its place.
-_INSTEAD = {
+#: The URLs that the page loads from other hosts, and the file of a package that replaces each.
+_REPLACEMENTS = {
     "https://d3js.org/d3.v6.min.js": "mpld3/js/d3.v5.min.js",
     "https://cdn.jsdelivr.net/npm/bootstrap@5.0.0-beta2/dist/css/bootstrap.min.css": (
         "bootstrap/static/bootstrap/css/bootstrap.min.css"
@@ -22,7 +23,7 @@ _INSTEAD = {
     ),
 }
 
-#: Every file from another package than labml's, with its sha256.
+#: Every file that is not from labml's package, with its SHA-256.
 _SHA256 = {
     "mpld3/js/d3.v5.min.js": "bdad5585ef9a965ff25458738309b006058c55f2c78d794d25fbecae35014609",
     "bootstrap/static/bootstrap/css/bootstrap.min.css": (
@@ -39,35 +40,35 @@ _SHA256 = {
     ),
 }
 
-_HINT = "install the dashboard again: pip install --force-reinstall 'labml-bn[dashboard]'"
+_HINT = "reinstall the dashboard: pip install --force-reinstall 'labml-bn[dashboard]'"
 
 
 def files() -> dict[str, Path]:
-    """Every file that is served, by its path in the address. Raises UserError where one is missing or a wrong one."""
+    """Every file that is served, by its URL path. Raises UserError if one is missing or its checksum is wrong."""
     static = _package("labml_app") / "static"
     served = {f"/{path.relative_to(static).as_posix()}": path for path in static.rglob("*") if path.is_file()}
     for name, sha256 in _SHA256.items():
         package, _, inside = name.partition("/")
         path = _package(package) / inside
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != sha256:
-            raise UserError(f"{path} is missing or not the file that it should be; {_HINT}")
+            raise UserError(f"{path} is missing, or its checksum is wrong; {_HINT}")
         served[f"/assets/{name}"] = path
     return served
 
 
 def page() -> str:
-    """labml's page, asking this machine only. Raises UserError where labml's is not the one that is known."""
+    """labml's page, loading files from this machine only. Raises UserError if it would still load others."""
     html = (_package("labml_app") / "static" / "index.html").read_text(encoding="utf-8")
-    for address, name in _INSTEAD.items():
-        html = html.replace(address, f"/assets/{name}")
+    for url, name in _REPLACEMENTS.items():
+        html = html.replace(url, f"/assets/{name}")
     html = re.sub(r'\s(integrity|crossorigin)="[^"]*"', "", html)
     if re.search(r'(src|href)="(https?:)?//', html):
-        raise UserError(f"this version of labml-app asks other machines for parts of its page; {_HINT}")
+        raise UserError(f"this version of labml-app loads parts of its page from other hosts; {_HINT}")
     return html
 
 
 def _package(name: str) -> Path:
-    """The folder of an installed package, without importing it."""
+    """The folder of an installed package, which is not imported."""
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise UserError(f"the dashboard needs the package {name}: pip install 'labml-bn[dashboard]'")

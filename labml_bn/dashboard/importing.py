@@ -1,8 +1,8 @@
-"""Runs from their folders into the dashboard.
+"""Importing runs from their folders into the dashboard.
 
-What the dashboard shows of a run is made from its folder, whole, whenever a file in it has changed since the last time.
-So it does not matter how often a run is imported, or whether it was finished, or what was interrupted in between.
-What a person has changed on the dashboard (a name, a note, which curves are shown) stays.
+A run is imported from its folder as a whole, whenever a file in it has changed since the last import. So a run can be
+imported any number of times, while it is running or afterwards, and after any interruption, with the same result. What
+the user has changed on the dashboard (a name, a note, which curves are shown) is kept.
 """
 
 import json
@@ -15,42 +15,51 @@ from typing import Any
 
 import numpy as np
 
-from labml_app.db import project, run, status, user  # isort: skip - the next one needs it to be there
+from labml_app.db import project, run, status, user  # isort: skip - the next import needs it to be loaded
 from labml_app.analyses.experiments.metrics import MetricsAnalysis
 from labml_app.enums import RunEnums
 from labml_db import Index
 
-from labml_bn import run_record
 from labml_bn.dashboard.store import ERRORS, Transaction
-from labml_bn.run_folder import ENDS, LOG, run_folders
-from labml_bn.run_record import Record, is_running, read_run
+from labml_bn.records.folder import ENDS, LOG, run_folders
+from labml_bn.records.record import (
+    COMPLETED,
+    CRASHED,
+    INTERRUPTED,
+    KILLED,
+    RUNNING,
+    Record,
+    Series,
+    is_running,
+    read_run,
+)
 from labml_bn.settings import different
 
-#: Seconds between two looks at the folders, at least.
+#: Minimum number of seconds between two checks of the folders.
 INTERVAL = 1.0
 
 _STATUS = {
-    run_record.COMPLETED: RunEnums.RUN_COMPLETED,
-    run_record.INTERRUPTED: RunEnums.RUN_INTERRUPTED,
-    run_record.CRASHED: RunEnums.RUN_CRASHED,
-    run_record.RUNNING: RunEnums.RUN_IN_PROGRESS,
-    run_record.KILLED: RunEnums.RUN_NOT_RESPONDING,
+    COMPLETED: RunEnums.RUN_COMPLETED,
+    INTERRUPTED: RunEnums.RUN_INTERRUPTED,
+    CRASHED: RunEnums.RUN_CRASHED,
+    RUNNING: RunEnums.RUN_IN_PROGRESS,
+    KILLED: RunEnums.RUN_NOT_RESPONDING,
 }
 
 
 class ImportedIndex(Index[str]):  # type: ignore[misc]
-    """Which state of a run's folder was imported: a run's uuid to the folder's stamp."""
+    """For each imported run, by its uuid, the stamp of its folder at the last import."""
 
 
 def local_user() -> user.User:
-    """The one user that there is, whose project has all runs."""
+    """The only user, whose project contains all runs."""
     return user.get_or_create_user("local", is_local_user=True)
 
 
 def import_runs(logs: Path, transaction: Transaction, *, restore: bool = False) -> int:
-    """Bring the dashboard up to date with the runs in `logs`. Returns how many were new or had changed.
+    """Import the new and changed runs in `logs`. Returns how many there were.
 
-    A run that was deleted on the dashboard stays deleted, unless `restore`.
+    A run that was deleted on the dashboard stays deleted, unless `restore` is true.
     """
     changed = 0
     for folder in run_folders(logs):
@@ -62,15 +71,15 @@ def import_runs(logs: Path, transaction: Transaction, *, restore: bool = False) 
                 _import(read_run(folder))
             except (OSError, *ERRORS):
                 raise
-            except Exception as error:  # a run that nobody thought of shall not hide the others
-                print(f"warning: cannot bring in {folder}: {error!r}", file=sys.stderr)
+            except Exception as error:  # one malformed run must not prevent the import of the others
+                print(f"warning: cannot import {folder}: {error!r}", file=sys.stderr)
             ImportedIndex.set(folder.name, stamp)
         changed += 1
     return changed
 
 
 class Follower(threading.Thread):
-    """Imports what changes in the folder of runs, in the background, for as long as a block runs."""
+    """Imports new and changed runs in a background thread, while its block runs."""
 
     def __init__(self, logs: Path, transaction: Transaction) -> None:
         super().__init__(daemon=True)
@@ -79,18 +88,18 @@ class Follower(threading.Thread):
         self._stopped = threading.Event()
 
     def run(self) -> None:
-        """The thread's work. What fails is said, once, and tried again."""
-        said, pause = "", INTERVAL
+        """The thread's work. After an error, it tries again; the same error is reported only once."""
+        reported, pause = "", INTERVAL
         while not self._stopped.wait(pause):
             started = time.monotonic()
             try:
                 import_runs(self._logs, self._transaction)
-                said = ""
+                reported = ""
             except (OSError, *ERRORS) as error:
-                if str(error) != said:
-                    print(f"warning: cannot bring in runs from {self._logs}: {error}", file=sys.stderr)
-                    said = str(error)
-            # A long run takes long to read, and is still being trained: leave the machine to it most of the time.
+                if str(error) != reported:
+                    print(f"warning: cannot import runs from {self._logs}: {error}", file=sys.stderr)
+                    reported = str(error)
+            # Training needs the processor too: importing a long run takes less than a tenth of the time.
             pause = max(INTERVAL, 10 * (time.monotonic() - started))
 
     def __enter__(self) -> "Follower":
@@ -103,7 +112,7 @@ class Follower(threading.Thread):
 
 
 def _stamp(folder: Path) -> str:
-    """Changes whenever something of the run does."""
+    """A text that changes whenever the run's files change, or the run starts or stops."""
     parts = ["running" if is_running(folder) else "still"]
     for name in ("run.yaml", "configs.yaml", ENDS, LOG):
         try:
@@ -125,8 +134,8 @@ def _is_wanted(uuid: str, stamp: str, restore: bool) -> bool:
     return restore if deleted else not same
 
 
-def _drawable(series: run_record.Series) -> dict[str, list[float]]:
-    """A metric as the app takes it: a value per channel is shown as its mean, and what is no number is left out."""
+def _drawable(series: Series) -> dict[str, list[float]]:
+    """A metric in the app's form: the mean over channels, without values that are NaN or infinite."""
     means = series.values.mean(axis=1)
     finite = np.isfinite(means)
     return {"step": series.steps[finite].tolist(), "value": means[finite].tolist()}
@@ -148,12 +157,12 @@ def _import(record: Record) -> None:
     analysis = MetricsAnalysis.get_or_create(record.uuid)
     analysis.metrics.update({"tracking": {}, "step": 0})
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=RuntimeWarning)  # the app takes the mean of what is still empty
+        warnings.filterwarnings("ignore", category=RuntimeWarning)  # the app takes the mean of empty arrays
         analysis.track({name: series for name, series in metrics.items() if series["step"]}, record.uuid)
 
 
 def _new_run(record: Record) -> run.Run:
-    """A run as labml's app makes one when it first hears of it, but with its real start."""
+    """A new run, as labml's app creates one for a run's first metrics, but with the run's own start time."""
     state = status.create_status()
     info = _plain(record.info)
     new = run.Run(
@@ -186,5 +195,5 @@ def _list(value: Any) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    """A value of labml's file as the app can store and send it: YAML knows dates and the like."""
+    """A value from a YAML file as JSON has it: dates, for example, become strings."""
     return json.loads(json.dumps(value, default=str))

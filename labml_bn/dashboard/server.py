@@ -1,40 +1,40 @@
-"""labml's app behind a door of our own: what is served, and to whom.
+"""The web server of labml's app: which requests it answers, and how it starts and stops.
 
-labml's own server reaches files outside its folder, takes any host's name, lets another site read it, and sends its
-tracebacks. So only its handlers are used here. This server answers a browser on this machine, and nobody else: the
-address is a loopback one, and a page of another site, whatever name it gives this machine, is refused.
+labml's own server can be made to send files outside its folder, accepts any Host header, lets other sites read its
+responses, and sends tracebacks to the client. So only its request handlers are used here. This server listens on a
+loopback address, so that only browsers on this machine reach it. It refuses requests from the pages of other sites,
+and requests with another Host header (DNS rebinding).
 """
 
 import asyncio
-import contextlib
-import os
+import secrets
+import signal
+import socket
 import sys
-import threading
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
+import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse
 
+from labml_bn.cli.errors import Terminated, UserError, reason
 from labml_bn.dashboard import assets
-from labml_bn.dashboard.store import Store, Transaction
-from labml_bn.dashboard_address import TOKEN_HEADER
-from labml_bn.errors import UserError
-
-#: The address that the server has.
-HOST = "127.0.0.1"
+from labml_bn.dashboard.address import HOST, TOKEN_HEADER, announced
+from labml_bn.dashboard.store import Transaction
 
 Next = Callable[[Request], Awaitable[Response]]
 
-#: Routes of labml's app that are not offered: runs come from the logs folder alone, not over the network.
-_NOT_OFFERED = {"/api/v1/{labml_token}/track", "/api/v1/{labml_token}/computer"}
+#: Routes of labml's app that are left out: runs are imported from the logs folder, not sent over the network.
+_REMOVED = {"/api/v1/{labml_token}/track", "/api/v1/{labml_token}/computer"}
 
-#: The first words of the addresses at which the page shows something; it finds its way from there.
+#: The first parts of the paths that the page uses. Each is answered with the page, whose script does the rest.
 _PAGES = {"run", "runs", "session", "computers", "settings", "401", "404", "500", "network_error"}
 
 _HEADERS = {
-    # The browser itself holds the page to this machine.
+    # The browser refuses to load anything from other hosts into the page.
     "Content-Security-Policy": (
         "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -44,81 +44,71 @@ _HEADERS = {
 }
 
 
-def open_database(path: Path, port: int) -> Transaction:
-    """Give labml's app its database: the one at MONGO_HOST where that is set, else the SQLite file at `path`.
+def listen(port: int) -> socket.socket:
+    """A socket that listens on the port; 0 is any free port. Raises UserError if the port cannot be opened."""
+    listener = socket.socket()
+    if sys.platform != "win32":
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((HOST, port))
+        listener.listen()
+    except (OSError, OverflowError) as error:  # OverflowError: not a port number
+        listener.close()
+        why = reason(error) if isinstance(error, OSError) else error
+        raise UserError(f"cannot open port {port}: {why}; choose another with --port") from error
+    return listener
 
-    Returns what makes a transaction of it. Raises UserError where the database cannot be had.
+
+def serve(listener: socket.socket, logs: Path, transaction: Transaction, opened: Callable[[str], None]) -> None:
+    """Serve the dashboard, and import what changes in `logs`, until a signal ends the process.
+
+    `opened` is called with the URL. The database is already open.
     """
-    # labml's app reads these when it is imported.
-    os.environ["LABML_APP_SERVER_IP"] = HOST
-    os.environ["LABML_APP_SERVER_PORT"] = str(port)
-    from labml_app import db, settings
-    from labml_app.db import project
+    from labml_bn.dashboard.importing import Follower
 
-    from labml_bn.dashboard.importing import ImportedIndex, local_user
-
-    db.indexes.append(ImportedIndex)
-    transaction: Transaction
-    if "MONGO_HOST" in os.environ:
-        transaction = _one_at_a_time(threading.RLock())
-        try:
-            db.init_mongo_db()
-        except Exception as error:
-            raise UserError(f"MONGO_HOST={os.environ['MONGO_HOST']}: {error}") from error
-    else:
-        store = Store(path)
-        store.serve(db.models, db.indexes)
-        transaction = store.transaction
-        with transaction():
-            project.create_project(settings.FLOAT_PROJECT_TOKEN, "float project")
-            project.create_project(settings.SAMPLES_PROJECT_TOKEN, "samples project")
-    with transaction():
-        # What asks for no project by name gets the user's.
-        project.ProjectIndex.set("", local_user().projects[0])
-    return transaction
+    port = listener.getsockname()[1]
+    url, token = f"http://{HOST}:{port}", secrets.token_hex(8)
+    app = make_app(port, transaction, token)
+    signal.signal(signal.SIGTERM, _terminated)  # uvicorn shuts down at a signal, and then raises it again
+    with announced(logs, url, token), Follower(logs, transaction):
+        opened(url)
+        uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False)).run(sockets=[listener])
 
 
-def _one_at_a_time(lock: AbstractContextManager[object]) -> Transaction:
-    """What a transaction is to a database without them: at least no other of this process."""
-
-    @contextlib.contextmanager
-    def transaction() -> Iterator[None]:
-        with lock:
-            yield
-
-    return transaction
+def _terminated(number: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated
 
 
 def make_app(port: int, transaction: Transaction, token: str) -> FastAPI:
-    """labml's app, for a browser on this machine. The database is open already.
+    """labml's app, restricted to browsers on this machine. The database is already open.
 
-    `token` is in the headers of all answers, for a training to tell its own dashboard from another.
+    `token` is in the headers of all responses, so that training can distinguish its dashboard from others.
     """
     from labml_app import handlers
     from labml_app.logger import logger
 
-    logger.disabled = True  # it tells of each request
+    logger.disabled = True  # it prints every request
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     handlers.add_handlers(app)
-    app.router.routes[:] = [route for route in app.routes if getattr(route, "path", "") not in _NOT_OFFERED]
+    app.router.routes[:] = [route for route in app.routes if getattr(route, "path", "") not in _REMOVED]
     files, page = assets.files(), assets.page()
 
     @app.api_route("/{path:path}", methods=["GET", "HEAD"])
-    async def serve(request: Request, path: str) -> Response:
+    async def serve_page(request: Request, path: str) -> Response:
         if f"/{path}" in files and f"/{path}" != "/index.html":
             return FileResponse(files[f"/{path}"])
         if path == "" or (path.split("/")[0] in _PAGES and ".." not in path):
             return HTMLResponse(page)
         return PlainTextResponse("not found", 404)
 
-    # The one that is added last is the first to see a request.
-    app.middleware("http")(_OneAtATime(transaction))
+    # The middleware that is added last gets a request first.
+    app.middleware("http")(_Transactions(transaction))
     app.middleware("http")(_Guard(port, token))
     return app
 
 
 class _Guard:
-    """Refuses what does not come from this dashboard's own page, and keeps errors to the terminal."""
+    """Refuses requests that do not come from the dashboard's own page, and reports errors on the terminal only."""
 
     def __init__(self, port: int, token: str) -> None:
         self._hosts = {name if port == 80 else f"{name}:{port}" for name in (HOST, "localhost")}
@@ -132,12 +122,12 @@ class _Guard:
 
     def _refusal(self, request: Request) -> Response | None:
         if request.headers.get("host") not in self._hosts:
-            return PlainTextResponse(f"this is not the dashboard's address: {min(self._origins)}", 403)
+            return PlainTextResponse(f"wrong host: the dashboard's address is {min(self._origins)}", 403)
         origin = request.headers.get("origin")
-        from_elsewhere = request.headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}
-        is_state = request.url.path.startswith("/api/") or request.method not in {"GET", "HEAD"}
-        if (origin is not None and origin not in self._origins) or (from_elsewhere and is_state):
-            return PlainTextResponse("the dashboard answers to its own page only", 403)
+        is_cross_site = request.headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}
+        is_protected = request.url.path.startswith("/api/") or request.method not in {"GET", "HEAD"}
+        if (origin is not None and origin not in self._origins) or (is_cross_site and is_protected):
+            return PlainTextResponse("requests from other sites are refused", 403)
         return None
 
     async def _answer(self, request: Request, call_next: Next) -> Response:
@@ -145,11 +135,11 @@ class _Guard:
             return await call_next(request)
         except Exception as error:
             print(f"{request.method} {request.url.path} failed: {error!r}", file=sys.stderr)
-            return JSONResponse({"error": "this did not work: the dashboard's terminal says why"}, 500)
+            return JSONResponse({"error": "internal error; the reason is on the dashboard's terminal"}, 500)
 
 
-class _OneAtATime:
-    """Each request to labml's app is one transaction: two would mix, since the app waits in the middle of them."""
+class _Transactions:
+    """Executes each API request in a transaction, one at a time: the app's handlers await within a request."""
 
     def __init__(self, transaction: Transaction) -> None:
         self._transaction = transaction
@@ -158,7 +148,7 @@ class _OneAtATime:
     async def __call__(self, request: Request, call_next: Next) -> Response:
         if not request.url.path.startswith("/api/"):
             return await call_next(request)
-        await request.body()  # before the others have to wait
+        await request.body()  # received before the lock is taken: a slow client does not block the others
         async with self._lock:
             with self._transaction():
                 return await call_next(request)

@@ -1,9 +1,9 @@
-"""Where the dashboard keeps what it shows: one SQLite file behind labml's app.
+"""An SQLite file as the database of labml's app.
 
-labml's app reaches its database through drivers only, a driver for each of its models and indexes. These two keep all
-of them in one file, each request in one transaction, so that whatever kills the server leaves the state before or
-after a request. The app's values are pickled, since they have sets, arrays and keys in them; they are read back by a
-list of what may be in them.
+labml's app accesses its database through one driver for each of its models and indexes. The two drivers here keep all
+models and indexes in one file. Each request is a transaction: if the server is killed, the file has the state before or
+after a request. The app's values are pickled, because they contain sets, arrays and keys; unpickling is restricted to
+the types in a list, so that a stored value cannot run code.
 """
 
 import contextlib
@@ -21,25 +21,25 @@ from labml_db.driver import DbDriver
 from labml_db.index_driver import IndexDbDriver
 from pymongo.errors import PyMongoError
 
-from labml_bn.errors import UserError
+from labml_bn.cli.errors import UserError
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS models (key TEXT PRIMARY KEY, model TEXT NOT NULL, data BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS indexes (name TEXT, key TEXT, value TEXT NOT NULL, PRIMARY KEY (name, key));
 """
 
-#: Seconds to wait for a transaction of somebody else's: another thread, or another dashboard on the same runs.
-_PATIENCE = 30.0
+#: Seconds to wait for the transaction of another thread, or of another dashboard for the same runs.
+_TIMEOUT = 30.0
 
-#: What is raised where the database, this one or a MongoDB, cannot be read or written.
+#: The errors of a database, SQLite or MongoDB, that cannot be read or written.
 ERRORS = (sqlite3.Error, pickle.UnpicklingError, PyMongoError)
 
-#: Makes a block a transaction.
+#: The function that begins a transaction, which lasts for a `with` block.
 Transaction = Callable[[], AbstractContextManager[None]]
 
-HINT = "Where it is damaged, delete it: it is made anew from the runs"
+HINT = "If it is damaged, delete it: it is rebuilt from the runs"
 
-#: Everything that a stored value is made of, besides numbers, strings, lists and dicts.
+#: The types in stored values, besides numbers, strings, lists and dicts.
 _ALLOWED = {
     ("builtins", "set"),
     ("labml_db.model", "Key"),
@@ -53,7 +53,7 @@ _ALLOWED = {
 
 
 class Store:
-    """An SQLite file, opened once by each thread. Raises UserError where there cannot be one."""
+    """An SQLite file, opened once by each thread. Raises UserError if it cannot be opened."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -61,13 +61,13 @@ class Store:
         try:
             self.connection.executescript(_SCHEMA)
         except sqlite3.Error as error:
-            raise UserError(f"cannot keep the dashboard's data in {path}: {error}. {HINT}") from error
+            raise UserError(f"cannot store the dashboard's data in {path}: {error}. {HINT}") from error
 
     @property
     def connection(self) -> sqlite3.Connection:
         """This thread's connection."""
         if not hasattr(self._local, "connection"):
-            connection = sqlite3.connect(self._path, timeout=_PATIENCE, isolation_level=None)
+            connection = sqlite3.connect(self._path, timeout=_TIMEOUT, isolation_level=None)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
             self._local.connection = connection
@@ -76,7 +76,7 @@ class Store:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """All that this thread does in the block, or nothing where the block raises; others wait until it is over."""
+        """Commit the block's changes, or roll them back if it raises. Other threads and processes wait for its end."""
         connection = self.connection
         connection.execute("BEGIN IMMEDIATE")
         try:
@@ -86,14 +86,14 @@ class Store:
             connection.execute("ROLLBACK")
             raise
 
-    def serve(self, models: list[type[Model[Any]]], indexes: list[type[Index[Any]]]) -> None:
-        """Let labml's app keep these models and indexes here."""
+    def attach(self, models: list[type[Model[Any]]], indexes: list[type[Index[Any]]]) -> None:
+        """Make this the database of labml's app for these models and indexes."""
         Model.set_db_drivers([_ModelDriver(model, self) for model in models])
         Index.set_db_drivers([_IndexDriver(index, self) for index in indexes])
 
 
 class _ModelDriver(DbDriver):  # type: ignore[misc]
-    """The instances of one of the app's models."""
+    """The database of one of the app's models."""
 
     def __init__(self, model: type[Model[Any]], store: Store) -> None:
         super().__init__(None, model)
@@ -123,7 +123,7 @@ class _ModelDriver(DbDriver):  # type: ignore[misc]
 
 
 class _IndexDriver(IndexDbDriver):  # type: ignore[misc]
-    """One of the app's indexes: the keys of models by another name."""
+    """The database of one of the app's indexes, which maps names to the keys of models."""
 
     def __init__(self, index: type[Index[Any]], store: Store) -> None:
         super().__init__(index)
@@ -152,15 +152,15 @@ class _IndexDriver(IndexDbDriver):  # type: ignore[misc]
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"a stored value has {module}.{name} in it, which none of ours has")
+            raise pickle.UnpicklingError(f"a stored value contains {module}.{name}, which is not allowed")
         return super().find_class(module, name)
 
 
 def loads(data: bytes) -> Any:
-    """A stored value. Raises pickle.UnpicklingError for one that is damaged, or has else in it than ours have."""
+    """A stored value. Raises pickle.UnpicklingError if it is damaged, or contains a type that is not in the list."""
     try:
         return _Unpickler(io.BytesIO(data)).load()
     except pickle.UnpicklingError:
         raise
-    except Exception as error:  # whatever the damaged bytes happen to mean
+    except Exception as error:  # damaged bytes can raise anything
         raise pickle.UnpicklingError(f"a stored value is damaged: {error!r}") from error

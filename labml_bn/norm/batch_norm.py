@@ -1,28 +1,11 @@
-r"""The batch-normalization layer.
+r"""The batch normalization layer, with the running statistics that it uses at inference.
 
-**The problem.** While a network trains, each layer's inputs keep changing their distribution, because the layers
-before it keep changing. Every layer has to follow, small learning rates and careful initialization are needed, and
-saturating nonlinearities get stuck. Ioffe & Szegedy call this *internal covariate shift* (§1).
+**Convolutional layers** (§3.2). All positions of all images in the batch share the mean, the variance, $\gamma$ and
+$\beta$ of their channel. A bias of the preceding convolution would be removed with the mean, and $\beta$ takes its
+place, so such a convolution needs no bias.
 
-**The idea.** Normalize each activation to mean 0 and variance 1, and make that a part of the network, so that the
-gradient knows of it (§2). Whitening all the activations of a layer jointly would be costly, so two simplifications
-are made (§3): each channel is normalized by itself, and the statistics come from the mini-batch. Since normalizing
-could take away what a layer is able to represent (a sigmoid kept in its linear part, say), each channel gets back a
-scale $\gamma$ and a shift $\beta$, which are learned:
-
-$$\hat x = \frac{x - \mu_B}{\sqrt{\sigma_B^2 + \epsilon}} \qquad y = \gamma \hat x + \beta$$
-
-**In a convolutional layer** (§3.2) one channel's values share one mean, one variance, one $\gamma$ and one $\beta$,
-over all positions of all images of the batch. A bias of the convolution before it would be taken away again with the
-mean, and $\beta$ does its work, so such a convolution needs none.
-
-**At inference** (§3.1, Algorithm 2) an output must not depend on the other inputs of its batch. Then the population's
-mean and variance stand in. They are estimated here while training, as an exponential average over the mini-batches:
-
-$$\text{running} \leftarrow (1 - \text{momentum}) \cdot \text{running} + \text{momentum} \cdot \text{batch}$$
-
-The equations are computed in `labml_bn.norm.kernels.reference`, and the gradient is derived in
-`labml_bn.norm.functional`.
+**Inference** (§3.1). The output for one input must not depend on the other inputs in its batch. So the layer then
+normalizes by constants: running statistics, which it averages over the mini-batches during training.
 """
 
 from typing import Any
@@ -33,37 +16,37 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from labml_bn.norm.functional import batch_norm, normalize_by
 
-#: The names that labml's annotated implementation has for the state.
+#: The names that labml's annotated implementation uses for the state.
 ANNOTATED_NAMES = {"scale": "weight", "shift": "bias", "exp_mean": "running_mean", "exp_var": "running_var"}
 
 
 class BatchNorm(_BatchNorm):
-    r"""Batch normalization over dimension 1 of an input [batch, channels, *] (Ioffe & Szegedy 2015, Algorithms 1, 2).
+    r"""Batch normalization over dimension 1 of an input [batch, channels, *] (Algorithms 1 and 2).
 
-    It takes inputs with any number of trailing dimensions, none included, in float32, float64, bfloat16 or float16,
-    and gives an output of the same shape, dtype and memory format. Statistics are computed in float32 or wider. It is
-    a `torch.nn.modules.batchnorm._BatchNorm`, with the same names for its state, and its `state_dict` can be exchanged
-    with those of `torch.nn.BatchNorm1d`, `2d` and `3d`.
+    The input has any number of trailing dimensions, including none, and is float32, float64, bfloat16 or float16. The
+    output has its shape, dtype and memory format. Statistics are computed in float32 or wider. The layer is a
+    `torch.nn.modules.batchnorm._BatchNorm`, with the same names for its state. State dicts are interchangeable with
+    those of `torch.nn.BatchNorm1d`, `2d` and `3d`.
 
     Arguments:
         num_features: the number of channels, at least 1
         eps: $\epsilon$, added to the variance; positive
-        momentum: the weight of the newest mini-batch in the running estimates, in [0, 1]; None takes the plain average
-            over all mini-batches so far
+        momentum: the weight of the current mini-batch in the running statistics, in [0, 1], or None for the plain
+            average over all mini-batches so far
         affine: whether to learn $\gamma$ (`weight`) and $\beta$ (`bias`)
-        track_running_stats: whether to keep running estimates; without them, evaluation uses the batch's statistics
-        device, dtype: of the parameters and running estimates
-        bias: whether to learn $\beta$, where `affine`
-        unbiased: whether `running_var` averages the unbiased estimate $\frac{m}{m-1}\sigma_B^2$, as in Algorithm 2 and
-            PyTorch, or the biased $\sigma_B^2$ itself, as in ONNX and Keras
+        track_running_stats: whether to keep running statistics; if not, evaluation uses the statistics of the batch
+        device, dtype: of the parameters and the running statistics
+        bias: whether to learn $\beta$, if `affine`
+        unbiased: whether `running_var` averages the unbiased variance $\frac{m}{m-1} \sigma^2$, as in Algorithm 2 and
+            PyTorch, or the biased variance $\sigma^2$, as in ONNX and Keras
 
     State: `weight`, `bias` (parameters), `running_mean`, `running_var` (buffers), each [channels], and
-    `num_batches_tracked`, a count.
+    `num_batches_tracked`, a scalar.
 
-    Raises ValueError for fewer than one channel, `eps` not positive, `momentum` outside [0, 1]; in the forward pass for
-    fewer than two dimensions, another number of channels, and one value per channel where the batch's statistics are
-    used (its variance would be 0, and all of the input would be lost). Raises TypeError for an input that is not of a
-    floating dtype. An empty batch gives an empty output and leaves the estimates as they are.
+    Raises ValueError if `num_features`, `eps` or `momentum` is out of range. The forward pass raises ValueError if the
+    input has fewer than two dimensions or the wrong number of channels, or if the statistics of the batch are used and
+    it has only one value per channel (the variance would be 0, and the output would not depend on the input). It raises
+    TypeError if the input is not of a floating dtype. An empty batch does not change the running statistics.
     """
 
     def __init__(
@@ -86,38 +69,46 @@ class BatchNorm(_BatchNorm):
         self.unbiased = unbiased
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalize `input` [batch, channels, *]; the output has its shape and dtype."""
+        """Normalize `input` [batch, channels, *]. The output has its shape and dtype."""
         self._check_input_dim(input)
         if not self.training and self.running_mean is not None and self.running_var is not None:
             return normalize_by(input, self.running_mean, self.running_var, self.weight, self.bias, self.eps)
 
-        values_per_channel = input.numel() // self.num_features
-        if values_per_channel == 1:
+        if input.numel() == self.num_features:
             raise ValueError(
-                f"expected more than one value per channel to take a variance of, got an input of shape "
+                f"expected more than one value per channel to compute a variance, got an input of shape "
                 f"{tuple(input.shape)}: use a larger batch, or evaluate with model.eval()"
             )
-        y, mean, var = batch_norm(input, self.weight, self.bias, self.eps)
+        y, count, mean, var = batch_norm(input, self.weight, self.bias, self.eps)
         if self.training and self.track_running_stats:
-            self._update_running_estimates(mean, var, values_per_channel)
+            self._update_running_statistics(count, mean, var)
         return y
 
     @torch.no_grad()
-    def _update_running_estimates(self, mean: Tensor, var: Tensor, m: int) -> None:
-        """Average the batch's statistics into the running ones (§3.1)."""
+    def _update_running_statistics(self, count: Tensor, mean: Tensor, var: Tensor) -> None:
+        r"""Update the exponential moving averages of mean and variance (§3.1).
+
+        $$\text{running} \leftarrow (1 - \text{momentum}) \cdot \text{running} + \text{momentum} \cdot \text{batch}$$
+        """
         if self.running_mean is None or self.running_var is None:
             return
         if self.num_batches_tracked is not None:
             self.num_batches_tracked.add_(1)
-        if m == 0:
-            return
+
+        momentum: float | Tensor
+        if self.momentum is not None:
+            momentum = self.momentum
+        elif self.num_batches_tracked is not None:
+            momentum = 1 / self.num_batches_tracked.to(mean.dtype)  # gives the plain average
+        else:
+            momentum = 0.0  # the plain average requires the number of batches: no update, as in PyTorch
+
         if self.unbiased:
-            var = var * (m / (m - 1))
+            var = var * (count / (count - 1))
         for running, batch in ((self.running_mean, mean), (self.running_var, var)):
-            momentum: float | Tensor = self.momentum or 0.0
-            if self.momentum is None and self.num_batches_tracked is not None:
-                momentum = 1 / self.num_batches_tracked.to(batch.dtype)
-            running.copy_((1 - momentum) * running + momentum * batch)
+            updated = (1 - momentum) * running + momentum * batch
+            # A condition in Python would synchronize the GPU.
+            running.copy_(torch.where(count > 0, updated, running))
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
@@ -130,20 +121,20 @@ class BatchNorm(_BatchNorm):
             raise TypeError(f"expected an input of a floating dtype, got {input.dtype}")
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        """Take also a state that was saved by the layer of labml's annotated implementation, under its own names."""
+        """Also accept the state of the layer in labml's annotated implementation, under its names."""
         for theirs, ours in ANNOTATED_NAMES.items():
             if prefix + theirs in state_dict:
                 state_dict[prefix + ours] = state_dict.pop(prefix + theirs)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def extra_repr(self) -> str:
-        """The arguments, for the layer's line in a printed network."""
+        """The arguments, as printed in the network's `repr`."""
         arguments: str = super().extra_repr()  # type: ignore[no-untyped-call]
         return arguments if self.unbiased else f"{arguments}, unbiased=False"
 
 
 def check_arguments(num_features: int, eps: float, momentum: float | None) -> None:
-    """Raise ValueError, saying what is wrong, where a layer cannot have these arguments."""
+    """Raise ValueError if an argument of the layer is out of range."""
     if num_features < 1:
         raise ValueError(f"num_features must be at least 1, got {num_features}")
     if not eps > 0:

@@ -1,7 +1,7 @@
-"""Putting this project's layer in the place of PyTorch's in a network that exists already, and back.
+"""Converting the batch normalization layers of an existing network: PyTorch's to this project's, and back.
 
-A layer keeps its tensors, its mode, its hooks and its place; what changes is its class. So an optimizer that holds the
-parameters goes on holding them, and a layer that stands in two places of a network is still one layer.
+A conversion changes only the class of a layer. The layer remains the same object, with its tensors, mode and hooks. So
+an optimizer keeps its references to the parameters, and a layer that occurs twice in a network remains one layer.
 """
 
 from typing import TypeVar
@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from labml_bn.norm.batch_norm import BatchNorm, check_arguments
-from labml_bn.norm.watching import evaluating, watching
+from labml_bn.norm.hooks import evaluating, forward_pre_hook
 
 _Network = TypeVar("_Network", bound=nn.Module)
 
-#: PyTorch's layer for an input of so many dimensions.
+#: PyTorch's layer for each number of input dimensions.
 _BY_DIMENSIONS: dict[int, type[nn.Module]] = {
     2: nn.BatchNorm1d,
     3: nn.BatchNorm1d,
@@ -24,10 +24,14 @@ _BY_DIMENSIONS: dict[int, type[nn.Module]] = {
 
 
 def convert_batch_norm(model: _Network) -> _Network:
-    """Make every `torch.nn.BatchNorm1d`, `2d` and `3d` of `model` a `BatchNorm`, in place; returns `model`.
+    """Convert every `torch.nn.BatchNorm1d`, `2d` and `3d` of `model` to a `BatchNorm`, in place.
 
-    Subclasses of PyTorch's layers stay as they are, since they may compute something else. Raises ValueError, and
-    changes nothing, where a layer has an `eps` or a `momentum` that `BatchNorm` does not take.
+    >>> model = convert_batch_norm(nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2)))
+    >>> type(model[1]).__name__
+    'BatchNorm'
+
+    Subclasses of PyTorch's layers are not converted, since they may compute something else. Returns `model`. Raises
+    ValueError, and changes nothing, if `BatchNorm` does not accept the `eps` or the `momentum` of a layer.
     """
     layers = [(name, layer) for name, layer in model.named_modules() if type(layer) in _BY_DIMENSIONS.values()]
     for name, layer in layers:
@@ -43,27 +47,31 @@ def convert_batch_norm(model: _Network) -> _Network:
 
 
 def restore_batch_norm(model: _Network, *example: Tensor) -> _Network:
-    """Make every `BatchNorm` of `model` one of PyTorch's layers, in place; returns `model`.
+    """Convert every `BatchNorm` of `model` to one of PyTorch's layers, in place.
 
-    A converted layer becomes what it was. A layer that was a `BatchNorm` from the start takes inputs of any number of
-    dimensions, while each of PyTorch's takes but one: `example`, an input of the network, shows which.
+    A converted layer gets its original class. A layer that was created as a `BatchNorm` accepts any number of input
+    dimensions, but PyTorch has a class for each; `example`, an input of the network, determines which class to use.
 
-    Raises ValueError, and changes nothing, for a layer whose number of dimensions is not known, and for one with
-    `unbiased=False`, which PyTorch does not have.
+    >>> model = restore_batch_norm(nn.Sequential(nn.Linear(4, 2), BatchNorm(2)), torch.zeros(1, 4))
+    >>> type(model[1]).__name__
+    'BatchNorm1d'
+
+    Returns `model`. Raises ValueError, and changes nothing, if the number of input dimensions of a layer is unknown, or
+    if a layer has `unbiased=False`, which PyTorch's layers do not support.
     """
     layers = {name: layer for name, layer in model.named_modules() if type(layer) is BatchNorm}
-    dimensions = _dimensions(model, *example) if example else {}
+    dimensions = _input_dimensions(model, *example) if example else {}
     classes: dict[str, type[nn.Module]] = {}
     for name, layer in layers.items():
         if not layer.unbiased:
-            raise ValueError(f"cannot restore layer {name!r}: PyTorch's layers have no unbiased=False")
-        known = getattr(layer, "_torch_class", None) or _BY_DIMENSIONS.get(dimensions.get(layer, 0))
-        if known is None:
+            raise ValueError(f"cannot restore layer {name!r}: PyTorch's layers do not support unbiased=False")
+        torch_class = getattr(layer, "_torch_class", None) or _BY_DIMENSIONS.get(dimensions.get(layer, 0))
+        if torch_class is None:
             raise ValueError(
-                f"cannot restore layer {name!r}: give restore_batch_norm an example input of the network "
+                f"cannot restore layer {name!r}: pass restore_batch_norm an example input of the network "
                 "that reaches it with 2 to 5 dimensions"
             )
-        classes[name] = known
+        classes[name] = torch_class
     for name, layer in layers.items():
         vars(layer).pop("_torch_class", None)
         del layer.unbiased
@@ -72,10 +80,10 @@ def restore_batch_norm(model: _Network, *example: Tensor) -> _Network:
 
 
 @torch.no_grad()
-def _dimensions(model: nn.Module, *example: Tensor) -> dict[nn.Module, int]:
-    """The number of dimensions of the input of each `BatchNorm`, as the example reaches it."""
-    seen: dict[nn.Module, int] = {}
+def _input_dimensions(model: nn.Module, *example: Tensor) -> dict[nn.Module, int]:
+    """The number of input dimensions of each `BatchNorm` that the network calls for the example."""
+    dimensions: dict[nn.Module, int] = {}
     layers = [layer for layer in model.modules() if isinstance(layer, BatchNorm)]
-    with evaluating(model), watching(layers, lambda layer, x: seen.setdefault(layer, x.dim())):
+    with evaluating(model), forward_pre_hook(layers, lambda layer, x: dimensions.setdefault(layer, x.dim())):
         model(*example)
-    return seen
+    return dimensions

@@ -1,30 +1,9 @@
-r"""Batch normalization as a function, with its backward pass in closed form.
+r"""Batch normalization as a differentiable function: the forward pass, and the backward pass in closed form.
 
-**Forward.** For the values $x_1 \dots x_m$ of one channel, Algorithm 1 of the paper computes
-
-$$\mu = \frac{1}{m}\sum_i x_i \qquad
-  \sigma^2 = \frac{1}{m}\sum_i (x_i - \mu)^2 \qquad
-  \hat x_i = \frac{x_i - \mu}{\sqrt{\sigma^2 + \epsilon}} \qquad
-  y_i = \gamma \hat x_i + \beta$$
-
-**Backward.** Write $g_i = \partial\ell / \partial y_i$ and $s = 1/\sqrt{\sigma^2 + \epsilon}$. The chain rule of §3 is
-
-1. $\dfrac{\partial\ell}{\partial \hat x_i} = \gamma g_i$
-2. $\dfrac{\partial\ell}{\partial \sigma^2} = \sum_i \gamma g_i (x_i - \mu) \cdot \left(-\tfrac12\right) s^3$
-3. $\dfrac{\partial\ell}{\partial \mu} = -s \sum_i \gamma g_i$, since the other way in which $\mu$ acts, through
-   $\sigma^2$, carries the factor $\sum_i (x_i - \mu) = 0$
-4. $\dfrac{\partial\ell}{\partial x_i} = \gamma g_i s
-   + \dfrac{\partial\ell}{\partial \sigma^2} \cdot \dfrac{2 (x_i - \mu)}{m}
-   + \dfrac{\partial\ell}{\partial \mu} \cdot \dfrac{1}{m}$
-
-Put 2 and 3 into 4, with $x_i - \mu = \hat x_i / s$:
-
-$$\frac{\partial\ell}{\partial x_i} = \gamma s \left( g_i - \frac{1}{m}\sum_j g_j
-  - \hat x_i \, \frac{1}{m}\sum_j g_j \hat x_j \right)$$
-
-The two sums are $\partial\ell/\partial\beta$ and $\partial\ell/\partial\gamma$, which are wanted anyway. So the
-backward pass reads the input twice, once for the sums and once for the result, and what it has to keep from the
-forward pass is the input and a few vectors of one number per channel.
+`batch_norm` normalizes by the statistics of the batch, and gradients flow through them (training). `normalize_by`
+normalizes by given statistics, which are constants (inference). Each is a `torch.autograd.Function` that saves only the
+input and per-channel vectors. Automatic differentiation of the four operations would also save intermediate results of
+the size of the input.
 """
 
 from typing import Any
@@ -32,82 +11,183 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labml_bn.norm.kernels.reference import gradient_sums, input_gradient, moments, normalize, widen
+from labml_bn.norm.kernels.reference import along, gradient_sums, input_gradient, moments, normalize, widen
 
 
-def batch_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalize x [batch, channels, *] by its own statistics: training (Algorithm 1).
+class Batch:
+    """The batch over which the statistics are computed: all the values that this process has.
 
-    `weight` and `bias` are [channels] or None. Returns y in the shape and dtype of x, and the batch's mean and biased
-    variance, each [channels] in float32 or wider, which carry no gradient. An empty x gives an empty y, with the
-    mean 0 and the variance 1 in place of the statistics that it does not have.
+    A subclass can extend the batch over several processes: it combines the moments in the forward pass, and the
+    gradient sums in the backward pass, with those of the other processes. For double backward, both methods must be
+    differentiable.
     """
-    with torch.no_grad():
-        if x.numel() > 0:
+
+    def moments(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The number of values per channel in the batch, and the mean and biased variance of each channel.
+
+        Takes this process's part of the batch, [batch, channels, *]. Returns the count as a scalar tensor, and the mean
+        and the variance as [channels], all in float32 or wider. An empty batch has the count 0, the mean 0 and the
+        variance 1.
+        """
+        count = x.numel() // x.shape[1]
+        if count > 0:
             mean, var = moments(x)
         else:
-            mean, var = x.new_zeros(x.shape[1]), x.new_ones(x.shape[1])
-    y = Normalization.apply(x, mean, torch.rsqrt(var + eps), weight, bias, eps)
-    return y, mean, var
+            mean, var = widen(x.new_zeros(x.shape[1])), widen(x.new_ones(x.shape[1]))
+        return mean.new_full((), count), mean, var
+
+    def sums(self, sum_dy: Tensor, sum_dy_xhat: Tensor) -> tuple[Tensor, Tensor]:
+        """The gradient sums of the batch, from the sums over this process's part of it, each [channels]."""
+        return sum_dy, sum_dy_xhat
+
+
+LOCAL_BATCH = Batch()
+
+
+def batch_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, batch: Batch = LOCAL_BATCH
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    r"""Normalize x by the statistics of its batch (Algorithm 1).
+
+    For example, four values with the mean 2 and the variance 1:
+
+    >>> x = torch.tensor([[1.0], [1.0], [3.0], [3.0]], requires_grad=True)
+    >>> y, count, mean, var = batch_norm(x, weight=None, bias=None, eps=0.0)
+    >>> count.item(), mean.item(), var.item()
+    (4.0, 2.0, 1.0)
+    >>> y.flatten().tolist()
+    [-1.0, -1.0, 1.0, 1.0]
+
+    Without weight and bias, y is $\hat x$. If the loss depends only on the first output, the gradient of the second
+    value is not 0, because the mean and the variance depend on all values:
+
+    >>> y.backward(torch.tensor([[1.0], [0.0], [0.0], [0.0]]))
+    >>> x.grad.flatten().tolist()
+    [0.5, -0.5, 0.0, 0.0]
+
+    The gradient sums to 0 and is orthogonal to $\hat x$: shifting or scaling all values of a channel does not change
+    the output.
+
+    >>> x.grad.sum().item(), (x.grad * y).sum().item()
+    (0.0, 0.0)
+
+    Arguments:
+        x: [batch, channels, *], of any floating dtype
+        weight, bias: $\gamma$ and $\beta$, [channels], or None for 1 and 0
+        eps: $\epsilon$, added to the variance
+        batch: where the count, the moments and the gradient sums of the batch come from. The gradients of weight and
+            bias are the sums over x alone, as with `torch.nn.SyncBatchNorm`.
+
+    Returns (y, count, mean, var): y in the shape and dtype of x, and the count, mean and biased variance as
+    `Batch.moments` gives them, detached.
+    """
+    y, count, mean, var = BatchStatisticsNorm.apply(x, weight, bias, eps, batch)
+    return y, count, mean, var
 
 
 def normalize_by(
     x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> Tensor:
-    """Normalize x [batch, channels, *] by a given mean and variance [channels]: evaluation (Algorithm 2, step 11).
+    """Normalize x [batch, channels, *] by a given mean and variance, each [channels] (Algorithm 2, step 11).
 
-    The statistics are constants: no gradient flows into them, and the backward pass uses them as they are now, even
-    if the running estimates have moved on by then. Returns y in the shape and dtype of x.
+    The mean and variance are constants: they get no gradient. The backward pass uses their values at the time of the
+    forward pass, even if the running statistics have been updated since. Returns y in the shape and dtype of x.
     """
     with torch.no_grad():
         mean, inv_std = widen(mean).clone(), torch.rsqrt(widen(var) + eps)
-    y: Tensor = Normalization.apply(x, mean, inv_std, weight, bias, None)
+    y: Tensor = FixedStatisticsNorm.apply(x, mean, inv_std, weight, bias)
     return y
 
 
-class Normalization(torch.autograd.Function):
-    """y = weight · (x − mean) · inv_std + bias, where the statistics may be those of x itself.
-
-    They come in from outside, so that whoever calls may first combine them with those of other processes. `eps` says
-    what they are: with the number that is in `inv_std` they are those of x, and the gradient of x flows through them;
-    with None they are constants.
-    """
+class BatchStatisticsNorm(torch.autograd.Function):
+    """Normalization by the batch's own statistics. The gradient of x flows through them."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(
-        x: Tensor, mean: Tensor, inv_std: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float | None
-    ) -> Tensor:
-        """Algorithm 1, lines 3 and 4."""
+        x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, batch: Batch
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Algorithm 1, for each channel."""
+        count, mean, var = batch.moments(x)
+        y = normalize(x, mean, torch.rsqrt(var + eps), weight, bias)
+        return y, count, mean, var
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Save the input and per-channel vectors for the backward pass."""
+        x, weight, bias, ctx.eps, ctx.batch = inputs
+        _, count, mean, var = output
+        ctx.mark_non_differentiable(count, mean, var)
+        ctx.save_for_backward(x, weight, count, mean, var)
+        ctx.bias_dtype = None if bias is None else bias.dtype
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        r"""The chain rule of §3, simplified.
+
+        Let $s = 1/\sqrt{\sigma^2 + \epsilon}$. With the gradient $\partial\ell/\partial y_i$ given, the paper has
+
+        1. $\dfrac{\partial\ell}{\partial \hat x_i} = \gamma \dfrac{\partial\ell}{\partial y_i}$
+        2. $\dfrac{\partial\ell}{\partial \sigma^2}
+           = -\dfrac{s^3}{2} \sum_i \dfrac{\partial\ell}{\partial \hat x_i} (x_i - \mu)$
+        3. $\dfrac{\partial\ell}{\partial \mu} = -s \sum_i \dfrac{\partial\ell}{\partial \hat x_i}$. The paper's second
+           term, through $\sigma^2$, has the factor $\sum_i (x_i - \mu) = 0$.
+        4. $\dfrac{\partial\ell}{\partial x_i} = s \dfrac{\partial\ell}{\partial \hat x_i}
+           + \dfrac{2 (x_i - \mu)}{m} \dfrac{\partial\ell}{\partial \sigma^2}
+           + \dfrac{1}{m} \dfrac{\partial\ell}{\partial \mu}$
+
+        Insert 1, 2 and 3 into 4, replace $x_i - \mu$ by $\hat x_i / s$, and factor out $\gamma s$. The result is the
+        equation of `input_gradient`. Its two sums are the gradients of bias and weight, the equations of
+        `gradient_sums`.
+        """
+        dy = gradients[0]
+        x, weight, count, mean, var = ctx.saved_tensors
+        needs_dx, needs_dweight, needs_dbias = ctx.needs_input_grad[:3]
+        if torch.is_grad_enabled():
+            # Double backward: the saved moments are detached. Computed again, they are functions of x, and the lines
+            # below are an ordinary differentiable function of x, dy and weight.
+            _, mean, var = ctx.batch.moments(x)
+        inv_std = torch.rsqrt(var + ctx.eps)
+        sum_dy, sum_dy_xhat = gradient_sums(dy, x, mean, inv_std)
+        dx = None
+        if needs_dx:
+            m = count.clamp(min=1)  # for an empty batch, 0 / 0 would make the double backward of weight NaN
+            batch_dy, batch_dy_xhat = ctx.batch.sums(sum_dy, sum_dy_xhat)
+            dx = input_gradient(dy, x, mean, inv_std, weight, batch_dy / m, batch_dy_xhat / m)
+        dweight = sum_dy_xhat.to(weight.dtype) if needs_dweight else None
+        dbias = sum_dy.to(ctx.bias_dtype) if needs_dbias else None
+        return dx, dweight, dbias, None, None
+
+
+class FixedStatisticsNorm(torch.autograd.Function):
+    """Normalization by constants: an affine map of each channel."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, mean: Tensor, inv_std: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        """Algorithm 2, step 11."""
         return normalize(x, mean, inv_std, weight, bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Keep what the backward pass needs: the input and per-channel vectors."""
-        x, mean, inv_std, weight, bias, ctx.eps = inputs
+        """Save the input and per-channel vectors for the backward pass."""
+        x, mean, inv_std, weight, bias = inputs
         ctx.save_for_backward(x, mean, inv_std, weight)
         ctx.bias_dtype = None if bias is None else bias.dtype
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """The closed form derived above."""
+        """The derivative of an affine map: the gradient of x is that of y times the slope."""
         (dy,) = gradients
         x, mean, inv_std, weight = ctx.saved_tensors
-        of_batch = ctx.eps is not None
-        if of_batch and torch.is_grad_enabled() and x.numel() > 0:
-            # Somebody differentiates this very function (double backward): let the graph see how the moments come
-            # from x. The closed form below is then an ordinary function of x, dy and weight.
-            mean, var = moments(x)
-            inv_std = torch.rsqrt(var + ctx.eps)
-
-        sum_dy, sum_dy_xhat = gradient_sums(dy, x, mean, inv_std)
-        needs_dx, _, _, needs_dweight, needs_dbias, _ = ctx.needs_input_grad
-        dx = None
-        if needs_dx:
-            m = max(x.numel() // x.shape[1], 1)
-            means = (sum_dy / m, sum_dy_xhat / m) if of_batch else (None, None)
-            dx = input_gradient(dy, x, mean, inv_std, weight, *means)
-        dweight = sum_dy_xhat.to(weight.dtype) if needs_dweight else None
-        dbias = sum_dy.to(ctx.bias_dtype) if needs_dbias else None
-        return dx, None, None, dweight, dbias, None
+        needs_dx, _, _, needs_dweight, needs_dbias = ctx.needs_input_grad
+        slope = inv_std if weight is None else weight * inv_std
+        dx = (widen(dy) * along(slope, x)).to(x.dtype) if needs_dx else None
+        dweight = dbias = None
+        if needs_dweight or needs_dbias:
+            sum_dy, sum_dy_xhat = gradient_sums(dy, x, mean, inv_std)
+            dweight = sum_dy_xhat.to(weight.dtype) if needs_dweight else None
+            dbias = sum_dy.to(ctx.bias_dtype) if needs_dbias else None
+        return dx, None, None, dweight, dbias

@@ -1,21 +1,21 @@
-r"""The statistics of the population, computed after training: the paper's Algorithm 2 proper.
+r"""Population statistics for inference, computed after training (§3.1, Algorithm 2).
 
-While training, the running estimates are averages over the last mini-batches, taken while the weights still moved.
-Algorithm 2 instead fixes the weights and then takes the mean and variance that inference is to use. There are two ways
-of doing so, and they answer slightly different questions:
+The running statistics are averages over the last mini-batches, computed while the weights were still changing.
+Algorithm 2 first fixes the weights and then computes the mean and the variance for inference. There are two ways to do
+this, and their results differ slightly:
 
-`"batches"`, the paper's own (steps 8 to 10): process mini-batches as in training, each normalized by itself, and
-average over them,
+`"batches"`, the method of the paper (steps 8 to 10): process mini-batches as in training, each normalized by its own
+statistics, and average the statistics over the mini-batches,
 
 $$E[x] = E_B[\mu_B] \qquad \mathrm{Var}[x] = E_B\!\left[\tfrac{m}{m-1} \sigma_B^2\right]$$
 
-It takes one pass. What a layer sees depends on how the layers before it normalized, and so the result depends on how
-the data are cut into batches; and it leaves out how the batches' means vary, which is little for large batches.
+It takes one pass over the data. The result depends on how the data are split into batches, because the input of a layer
+depends on how the layers before it normalized. It omits the variance of the means between batches, which is small for
+large batches.
 
-`"whole"`: the mean and variance of all the values that the layer gets when the layers before it normalize by their own
-population's statistics, which is what they do at inference. It is a property of the network and the data alone: however
-these are cut into batches, it comes out the same. It takes a pass for each layer, first to last, and a network that
-calls each layer but once.
+`"whole"`: the mean and the variance of all inputs of a layer, while the layers before it normalize by their own
+population statistics, as they do at inference. The result depends only on the network and the data, not on the split
+into batches. It takes one pass per layer, from the first to the last, and each layer may be called only once per input.
 """
 
 import contextlib
@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from labml_bn.norm.hooks import evaluating, forward_pre_hook
 from labml_bn.norm.kernels.reference import moments
-from labml_bn.norm.watching import evaluating, watching
 
 ESTIMATORS = ("whole", "batches")
 
@@ -42,24 +42,30 @@ def estimate_population(
     estimator: str = "whole",
     progress: Callable[[Batches], Batches] = iter,
 ) -> None:
-    r"""Set the running estimates of every batch-normalization layer of `model` to those of a population (Algorithm 2).
+    r"""Set the running statistics of every batch normalization layer of `model` to population statistics (Algorithm 2).
 
-    It works for this project's layers and PyTorch's. Weights, modes, momentum, counts and hooks stay as they are; if it
-    is interrupted or fails, the estimates do too. `running_var` becomes the unbiased estimate, or the biased one where
-    a layer has `unbiased=False`. The moments are gathered in float64, so on a network in float64 `"whole"` agrees to
-    rounding whatever the batches. A layer that `model` does not call (`"whole"`: for the first batch) keeps its
-    estimates.
+    >>> from labml_bn.norm import BatchNorm
+    >>> layer = BatchNorm(1)
+    >>> estimate_population(layer, torch.tensor([[0.0], [0.0], [3.0], [3.0]]).split(3))
+    >>> layer.running_mean.item(), layer.running_var.item()
+    (1.5, 3.0)
+
+    It supports this project's layers and PyTorch's. Weights, modes, momentum, batch counts and hooks do not change. If
+    it is interrupted or fails, the running statistics do not change either. `running_var` becomes the unbiased
+    variance, or the biased one if a layer has `unbiased=False`. Moments are accumulated in float64: for a network in
+    float64, the results of `"whole"` for different splits agree up to rounding. A layer that `model` does not call
+    keeps its statistics (with `"whole"`: does not call for the first batch).
 
     Arguments:
         model: the network
-        batches: the data: inputs [batch, ...], or tuples whose first member is one, as a DataLoader gives them. They
-            are gone through several times; what can be iterated but once (a generator) is held in memory.
-        samples: how many of the first samples to take, which are then held in memory; None takes all
-        estimator: `"whole"` or `"batches"`, as described above. With `"batches"` a batch counts by its size.
-        progress: wraps the batches of each pass, to show how far it is (`tqdm.tqdm`)
+        batches: the data: inputs [batch, ...], or tuples whose first element is the input, such as a DataLoader yields.
+            They are iterated several times. An iterator (a generator) is first read into memory.
+        samples: how many of the first samples to use, which are held in memory, or None for all
+        estimator: `"whole"` or `"batches"`, as described above. With `"batches"`, batches are weighted by their size.
+        progress: wraps the batches of each pass, to show a progress bar (`tqdm.tqdm`)
 
-    Raises ValueError for an unknown estimator, `samples` below 1, no data, fewer than two values per channel, and
-    where a layer has no running estimates to set or, with `"whole"`, is called more than once for an input.
+    Raises ValueError if the estimator is unknown, `samples` is below 1, there are no data or fewer than two values per
+    channel, a layer keeps no running statistics, or, with `"whole"`, a layer is called more than once per input.
     """
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}")
@@ -68,32 +74,38 @@ def estimate_population(
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, _BatchNorm)}
     for name, layer in layers.items():
         if layer.running_mean is None or layer.running_var is None:
-            raise ValueError(f"layer {name!r} keeps no running estimates (track_running_stats=False)")
+            raise ValueError(f"layer {name!r} keeps no running statistics (track_running_stats=False)")
     if samples is not None or iter(batches) is batches:
         batches = list(_inputs(batches, samples))
 
-    with torch.no_grad(), evaluating(model), _restored(layers.values()) as keep:
+    norms = list(layers.values())
+    with torch.no_grad(), evaluating(model), _restoring_momentum(norms), _restoring_statistics_on_error(norms):
         if estimator == "batches":
-            for layer in layers.values():
+            for layer in norms:
                 layer.training = True
-                layer.momentum = 0.0  # normalize by the batch, and leave the estimates alone
-            found = _measure(model, list(layers.values()), _inputs(progress(batches)), _MeanOfBatches)
-            for layer, statistics in found.items():
+                layer.momentum = 0.0  # normalize by the batch without updating the running statistics
+            measured = _measure(model, norms, _inputs(progress(batches)), _AveragedMoments)
+            for layer, statistics in measured.items():
                 _set(layer, statistics)
         else:
-            for layer in _in_order(model, layers, batches):
-                found = _measure(model, [layer], _inputs(progress(batches)), _Whole)
-                _set(layer, found[layer])
-        keep()
+            for layer in _in_order_of_calls(model, layers, batches):
+                measured = _measure(model, [layer], _inputs(progress(batches)), _PooledMoments)
+                _set(layer, measured[layer])
 
 
-class _Whole:
-    """Mean and variance of everything added, whatever the pieces (Chan, Golub & LeVeque 1979)."""
+class _PooledMoments:
+    r"""Mean and variance of all values together, however they are split.
+
+    The moments of two parts, with $n = n_a + n_b$ and $\delta = \mu_b - \mu_a$, combine without cancellation (Chan,
+    Golub & LeVeque 1979); $M = n \sigma^2$ is the sum of squared differences from the mean:
+
+    $$\mu = \mu_a + \delta \frac{n_b}{n} \qquad M = M_a + M_b + \delta^2 \frac{n_a n_b}{n}$$
+    """
 
     def __init__(self) -> None:
         self.count = 0
         self.mean: Tensor | float = 0.0
-        self.squares: Tensor | float = 0.0  # the sum of squared differences to the mean
+        self.squares: Tensor | float = 0.0
 
     def add(self, x: Tensor) -> None:
         mean, var = moments(x.double())
@@ -106,71 +118,71 @@ class _Whole:
 
     def result(self, *, unbiased: bool) -> tuple[Tensor, Tensor]:
         if self.count < 2:
-            raise ValueError("a variance needs more than one value per channel")
+            raise ValueError("a variance requires more than one value per channel")
         assert isinstance(self.mean, Tensor)
         assert isinstance(self.squares, Tensor)
         return self.mean, self.squares / (self.count - int(unbiased))
 
 
-class _MeanOfBatches:
-    """The mean of the batches' means and of their variances, each counted by the batch's size."""
+class _AveragedMoments:
+    """The averages of the batches' means and variances, weighted by batch size."""
 
     def __init__(self) -> None:
         self.count = 0
         self.mean: Tensor | float = 0.0
-        self.var = {True: torch.tensor(0.0), False: torch.tensor(0.0)}  # by whether it is unbiased
+        self.var = {True: torch.tensor(0.0), False: torch.tensor(0.0)}  # unbiased, biased
 
     def add(self, x: Tensor) -> None:
         mean, var = moments(x.double())
         count = x.numel() // x.shape[1]
         if count < 2:
-            raise ValueError("a batch needs more than one value per channel")
+            raise ValueError("each batch requires more than one value per channel")
         self.count += count
         share = count / self.count
         self.mean = self.mean + (mean - self.mean) * share
-        for unbiased, so_far in self.var.items():
-            of_batch = var * (count / (count - int(unbiased)))
-            self.var[unbiased] = so_far + (of_batch - so_far) * share
+        for unbiased, average in self.var.items():
+            batch_var = var * (count / (count - int(unbiased)))
+            self.var[unbiased] = average + (batch_var - average) * share
 
     def result(self, *, unbiased: bool) -> tuple[Tensor, Tensor]:
         assert isinstance(self.mean, Tensor)
         return self.mean, self.var[unbiased]
 
 
-Statistics = _Whole | _MeanOfBatches
+Statistics = _PooledMoments | _AveragedMoments
 
 
 def _measure(
     model: nn.Module, layers: list[_BatchNorm], batches: Batches, kind: Callable[[], Statistics]
 ) -> dict[_BatchNorm, Statistics]:
-    """The statistics of what reaches each of `layers` in one pass over the batches."""
-    found: dict[_BatchNorm, Statistics] = {}
+    """The statistics of the inputs of each of `layers`, in one pass over the batches."""
+    measured: dict[_BatchNorm, Statistics] = {}
 
-    def look(layer: _BatchNorm, x: Tensor) -> None:
+    def add_input(layer: _BatchNorm, x: Tensor) -> None:
         if x.numel() > 0:
-            found.setdefault(layer, kind()).add(x)
+            measured.setdefault(layer, kind()).add(x)
 
-    with watching(layers, look):
+    with forward_pre_hook(layers, add_input):
         for x in batches:
             model(x)
-    if layers and not found:
-        raise ValueError("there are no batches to take statistics of")
-    return found
+    if layers and not measured:
+        raise ValueError("there are no batches to compute statistics from")
+    return measured
 
 
-def _in_order(model: nn.Module, layers: dict[str, _BatchNorm], batches: Batches) -> list[_BatchNorm]:
-    """The layers that the model calls for the first batch, in the order in which it calls them."""
+def _in_order_of_calls(model: nn.Module, layers: dict[str, _BatchNorm], batches: Batches) -> list[_BatchNorm]:
+    """The layers that the model calls for the first batch, in this order."""
     order: list[_BatchNorm] = []
-    with watching(layers.values(), lambda layer, x: order.append(layer)):
+    with forward_pre_hook(layers.values(), lambda layer, x: order.append(layer)):
         for x in _inputs(batches):
             model(x)
             break
     if layers and not order:
-        raise ValueError("there are no batches to take statistics of")
+        raise ValueError("there are no batches to compute statistics from")
     for name, layer in layers.items():
         if order.count(layer) > 1:
             raise ValueError(
-                f"layer {name!r} is called more than once for an input, so its statistics depend on themselves: "
+                f"layer {name!r} is called more than once per input, so its input depends on its own statistics: "
                 "use estimator='batches'"
             )
     return order
@@ -185,7 +197,7 @@ def _set(layer: _BatchNorm, statistics: Statistics) -> None:
 
 
 def _inputs(batches: Batches, samples: int | None = None) -> Iterator[Tensor]:
-    """The inputs of the batches, up to so many samples."""
+    """The inputs of the batches, up to the given number of samples in total."""
     for batch in batches:
         x: Tensor = batch[0] if isinstance(batch, tuple | list) else batch
         if samples is not None:
@@ -197,22 +209,27 @@ def _inputs(batches: Batches, samples: int | None = None) -> Iterator[Tensor]:
 
 
 @contextlib.contextmanager
-def _restored(layers: Iterable[_BatchNorm]) -> Iterator[Callable[[], None]]:
-    """Put momentum and counts back at the end, and the estimates too unless `keep` was called."""
-    layers = list(layers)
-    momenta = [(layer, layer.momentum) for layer in layers]
-    counts = [(b, b.clone()) for layer in layers if (b := layer.num_batches_tracked) is not None]
-    estimates = [(b, b.clone()) for layer in layers for b in (layer.running_mean, layer.running_var) if b is not None]
-    kept = False
-
-    def keep() -> None:
-        nonlocal kept
-        kept = True
-
+def _restoring_momentum(layers: list[_BatchNorm]) -> Iterator[None]:
+    """Restore the momentum and the batch counts at the end of the block."""
+    momenta = [layer.momentum for layer in layers]
+    counts = [(buffer, buffer.clone()) for layer in layers if (buffer := layer.num_batches_tracked) is not None]
     try:
-        yield keep
+        yield
     finally:
-        for layer, momentum in momenta:
+        for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
-        for buffer, before in counts + ([] if kept else estimates):
+        for buffer, before in counts:
             buffer.copy_(before)
+
+
+@contextlib.contextmanager
+def _restoring_statistics_on_error(layers: list[_BatchNorm]) -> Iterator[None]:
+    """Restore the running statistics if the block raises an exception (KeyboardInterrupt included)."""
+    buffers = [buffer for layer in layers for buffer in (layer.running_mean, layer.running_var) if buffer is not None]
+    saved = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    except BaseException:
+        for buffer, before in zip(buffers, saved, strict=True):
+            buffer.copy_(before)
+        raise

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from labml_bn import BatchNorm
-from labml_bn.console import table
+from labml_bn.cli.text import table
 
 
 def median_ms(call: Callable[[], object], calls: int = 30, warm_up: int = 5) -> float:

@@ -1,9 +1,10 @@
-"""The dashboard as a user runs it: a process of its own over a folder of runs."""
+"""The dashboard as a user runs it: in its own process, with a folder of runs."""
 
 import contextlib
 import http.client
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +31,7 @@ class Dashboard:
     def request(
         self, method: str, path: str, body: str | None = None, headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, str], bytes]:
-        """What comes back for a request whose path is sent as it stands: status, headers, body."""
+        """The response to a request: status, headers, body. The path is sent unchanged."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         with contextlib.closing(connection):
             connection.request(method, path, body, headers or {})
@@ -38,13 +39,13 @@ class Dashboard:
             return response.status, {key.lower(): value for key, value in response.getheaders()}, response.read()
 
     def get(self, path: str) -> Any:
-        """An answer of the app."""
+        """The data in a response of the app."""
         status, _, body = self.request("GET", f"/api/v1/{path}")
         assert status == 200, body
         return json.loads(body)
 
     def post(self, path: str, data: Any, method: str = "POST") -> Any:
-        """The same, for a request with data."""
+        """The same for a request with data."""
         status, _, body = self.request(method, f"/api/v1/{path}", json.dumps(data))
         assert status == 200, body
         return json.loads(body)
@@ -59,8 +60,14 @@ Start = Callable[..., AbstractContextManager[Dashboard]]
 
 
 @pytest.fixture
+def run(trained: Path, work: Path) -> Path:
+    """A finished run in `work/logs`."""
+    return Path(shutil.copytree(trained, work / "logs" / "batch_norm" / trained.name))
+
+
+@pytest.fixture
 def start(work: Path, environment: dict[str, str]) -> Start:
-    """Start the dashboard over `work/logs`, on a free port; it is ended with the block."""
+    """Start the dashboard for `work/logs`, on a free port. It is killed at the end of the block."""
 
     @contextlib.contextmanager
     def started(*arguments: str, **variables: str) -> Iterator[Dashboard]:

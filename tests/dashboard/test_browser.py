@@ -1,9 +1,7 @@
-"""The dashboard's page in a real browser: what a person sees is what was logged, and nothing leaves the machine."""
+"""The dashboard's page in a real browser: it shows the logged values, and contacts no other machine."""
 
 import re
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +12,10 @@ import pytest
 from numpy.typing import NDArray
 from playwright.sync_api import ConsoleMessage, Page, Request, sync_playwright
 
-from tests.conftest import metrics, runs
+from tests.conftest import Run, metrics, runs
 from tests.dashboard.conftest import Start
 
-#: The browser, and what keeps it from talking to its maker.
+#: The browser, and the options that keep it from contacting its vendor.
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUIET = [
     "--no-sandbox",
@@ -29,35 +27,35 @@ QUIET = [
     "--disable-sync",
 ]
 
-#: A chart, and not one of the small curves in its legend.
+#: A chart; the small curves in its legend are sparklines.
 CHART = "svg:not(.sparkline)"
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason="there is no chromium here (Debian: apt-get install chromium)"),
+    pytest.mark.skipif(BROWSER is None, reason="chromium is not installed (Debian: apt-get install chromium)"),
 ]
 
 
 @dataclass
 class Visit:
-    """A page, and all that it asked for and complained of."""
+    """A page, the hosts that it contacted, and its errors."""
 
     page: Page
     hosts: set[str | None] = field(default_factory=set)
-    complaints: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.page.on("request", self._request)
-        self.page.on("requestfailed", lambda request: self.complaints.append(f"{request.url} failed"))
+        self.page.on("requestfailed", lambda request: self.errors.append(f"{request.url} failed"))
         self.page.on("console", self._console)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
 
     def _request(self, request: Request) -> None:
         self.hosts.add(urlsplit(request.url).hostname)
 
     def _console(self, message: ConsoleMessage) -> None:
         if message.type == "error":
-            self.complaints.append(message.text)
+            self.errors.append(message.text)
 
 
 @pytest.fixture
@@ -72,7 +70,7 @@ def visit(tmp_path: Path) -> Iterator[Visit]:
 
 
 def lines(page: Page, selector: str) -> list[NDArray[np.float64]]:
-    """The points [n, 2] through which each drawn line goes, in pixels."""
+    """The points [n, 2] of each drawn line, in pixels."""
     page.wait_for_selector(selector, state="attached")
     drawn = page.eval_on_selector_all(selector, "paths => paths.map(path => path.getAttribute('d'))")
     found = []
@@ -83,7 +81,7 @@ def lines(page: Page, selector: str) -> list[NDArray[np.float64]]:
 
 
 def shows(points: NDArray[np.float64], steps: NDArray[np.float64], values: NDArray[np.float64]) -> bool:
-    """Whether a line goes through these values, on axes of any scale, to a thousandth of the line's extent."""
+    """Whether a line shows these values, with linear axes of any scale, to a thousandth of the line's extent."""
     if len(points) != len(steps):
         return False
     for pixels, data in zip(points.T, (steps, values), strict=True):
@@ -95,7 +93,7 @@ def shows(points: NDArray[np.float64], steps: NDArray[np.float64], values: NDArr
 
 
 def assert_drawn(drawn: list[NDArray[np.float64]], run: Path, names: list[str]) -> None:
-    """Each of these metrics of the run is one of the lines."""
+    """Assert that each of these metrics of the run is one of the lines."""
     logged = metrics(run)
     for name in names:
         steps = np.array([step for step, _ in logged[name]], dtype=float)
@@ -103,15 +101,9 @@ def assert_drawn(drawn: list[NDArray[np.float64]], run: Path, names: list[str]) 
         assert any(shows(points, steps, values) for points in drawn), name
 
 
-def train(work: Path, environment: dict[str, str], *settings: str) -> str:
-    command = [sys.executable, "-m", "labml_bn.train", *settings, "device.use_cuda=false"]
-    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=True)
-    return done.stdout
-
-
-def test_two_runs(visit: Visit, work: Path, environment: dict[str, str], data_path: Path, start: Start) -> None:
-    small = ["epochs=2", "train_samples=3000", "valid_samples=1000", f"data_path={data_path}"]
-    train(work, environment, *small)
+def test_two_runs(visit: Visit, work: Path, train: Run, data_path: Path, start: Start) -> None:
+    settings = ["epochs=2", "train_samples=3000", "valid_samples=1000", "device.use_cuda=false"]
+    assert train(*settings, f"data_path={data_path}").returncode == 0
     page = visit.page
     with start() as dashboard:
         page.goto(dashboard.url)
@@ -119,9 +111,9 @@ def test_two_runs(visit: Visit, work: Path, environment: dict[str, str], data_pa
         assert page.locator("text=no_norm").count() == 0
 
         # The second run appears while the page is open.
-        output = train(work, environment, *small, "norm=none", "optimizer.learning_rate=0.01")
+        done = train(*settings, f"data_path={data_path}", "norm=none", "optimizer.learning_rate=0.01")
         first, second = runs(work)
-        assert f"Watch it: {dashboard.url}/run/{second.name}\n" in output
+        assert f"Watch it: {dashboard.url}/run/{second.name}\n" in done.stdout
         page.wait_for_timeout(2000)
         page.reload()
         page.wait_for_selector("text=no_norm epochs=2")
@@ -129,7 +121,7 @@ def test_two_runs(visit: Visit, work: Path, environment: dict[str, str], data_pa
         names = [name.split(" epochs")[0] for name in page.locator("h5:has-text('epochs=2')").all_inner_texts()]
         assert names == ["no_norm", "batch_norm"]  # the newest first
 
-        # Its charts: the losses to begin with, then every metric, in the values that were logged.
+        # Its charts show the logged values: the losses by default, then every metric.
         page.click("text=batch_norm epochs=2")
         page.wait_for_url(f"**/run/{first.name}")
         losses = ["loss.test", "loss.train", "loss.valid"]
@@ -156,7 +148,7 @@ def test_two_runs(visit: Visit, work: Path, environment: dict[str, str], data_pa
         page.wait_for_selector("text=Compared with")
         page.wait_for_timeout(1000)
         hidden = page.locator(".sparkline-list-item:has(.fa-eye-slash)", has_text="loss.")
-        while hidden.count():  # the app shows some of them by itself
+        while hidden.count():  # the app shows some of them by default
             before = hidden.count()
             hidden.first.click(force=True)
             page.wait_for_timeout(500)
@@ -165,27 +157,25 @@ def test_two_runs(visit: Visit, work: Path, environment: dict[str, str], data_pa
         assert_drawn(lines(page, f"{CHART} path.unsmoothed-line"), first, losses)
         assert_drawn(lines(page, f"{CHART} path.smoothed-line.base"), second, losses)
 
-    assert visit.complaints == []
+    assert visit.errors == []
     assert visit.hosts == {"127.0.0.1"}
 
 
-def test_the_browser_sees_what_is_wrong(visit: Visit) -> None:
-    """The two lists that have to stay as they are do change."""
+def test_a_visit_records_hosts_and_errors(visit: Visit) -> None:
     visit.page.set_content("<script src='http://elsewhere.example/d3.js'></script><script>nothing.at.all</script>")
     visit.page.wait_for_timeout(500)
     assert "elsewhere.example" in visit.hosts
-    assert any("nothing is not defined" in complaint for complaint in visit.complaints)
+    assert any("nothing is not defined" in error for error in visit.errors)
 
 
-def test_the_comparison_page(visit: Visit, trained: Path, work: Path, environment: dict[str, str]) -> None:
-    """The page that `compare` writes shows its figure, with nothing from anywhere else."""
-    command = [sys.executable, "-m", "labml_bn.compare", str(trained)]
-    subprocess.run(command, cwd=work, env=environment, capture_output=True, check=True)
+def test_the_comparison_page(visit: Visit, trained: Path, work: Path, command: Run) -> None:
+    """The page that `compare` writes shows its figure, and loads no other file."""
+    assert command("compare", trained).returncode == 0
     visit.page.goto((work / "compare.html").as_uri())
     box = visit.page.locator("svg").bounding_box()
     assert box is not None
     assert box["width"] > 800
     assert box["height"] > 300
     assert trained.name[:8] in visit.page.inner_text("table")
-    assert visit.complaints == []
+    assert visit.errors == []
     assert visit.hosts <= {None, ""}

@@ -1,4 +1,4 @@
-"""Runs in the dashboard against their folders: all of it, once, and as it grows."""
+"""Runs on the dashboard agree with their folders: imported completely, once, and while they are running."""
 
 import base64
 import json
@@ -18,18 +18,12 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.conftest import Run, metrics, runs
+from tests.conftest import Begin, Run, metrics, runs
 from tests.dashboard.conftest import Dashboard, Start
 
 
-@pytest.fixture
-def run(trained: Path, work: Path) -> Path:
-    """A finished run in the folder over which the dashboard is started."""
-    return Path(shutil.copytree(trained, work / "logs" / "batch_norm" / trained.name))
-
-
 def plotted(dashboard: Dashboard, uuid: str) -> dict[str, tuple[list[float], list[float]]]:
-    """The series that the page draws: name to steps and values, in float32 as they are sent."""
+    """The steps and values of each series that the page draws, by name. They are sent in float32."""
     answer = dashboard.post(f"metrics/{uuid}", {"get_all": True})
 
     def decoded(text: str) -> list[float]:
@@ -39,7 +33,7 @@ def plotted(dashboard: Dashboard, uuid: str) -> dict[str, tuple[list[float], lis
 
 
 def logged(run: Path) -> dict[str, tuple[list[float], list[float]]]:
-    """The same from the run's log: a value per channel is shown as its mean."""
+    """The same from the run's log: the mean over channels is shown."""
 
     def float32(numbers: list[Any]) -> list[float]:
         return [float(number) for number in np.array(numbers, np.float32)]
@@ -53,11 +47,11 @@ def logged(run: Path) -> dict[str, tuple[list[float], list[float]]]:
 def wait_until(holds: Callable[[], bool], seconds: float = 30) -> None:
     end = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < end, "it did not come to hold"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.2)
 
 
-def test_all_of_a_run(run: Path, start: Start) -> None:
+def test_a_run_is_imported_completely(run: Path, start: Start) -> None:
     info = yaml.safe_load((run / "run.yaml").read_text())
     end = json.loads((run / "run_log.jsonl").read_text())
     configs = yaml.safe_load((run / "configs.yaml").read_text())
@@ -78,18 +72,18 @@ def test_importing_again_changes_nothing(run: Path, start: Start, command: Run) 
     for _ in range(2):
         assert command("dashboard", "--sync").returncode == 0
     again = command("dashboard", "--sync")
-    assert again.stdout == "runs brought in from logs: 0\n"
+    assert again.stdout == "imported runs from logs: 0\n"
     for _ in range(2):
         with start() as dashboard:
             assert len(dashboard.runs()) == 1
             assert plotted(dashboard, run.name) == logged(run)
 
 
-def test_a_run_that_was_there_in_part_is_completed(run: Path, start: Start) -> None:
+def test_a_partly_imported_run_is_completed(run: Path, start: Start) -> None:
     log, end = (run / "log.jsonl").read_bytes(), (run / "run_log.jsonl").read_bytes()
     (run / "run_log.jsonl").unlink()
     (run / "log.jsonl").write_bytes(log[: len(log) // 2])
-    half = logged_whole_lines(run)
+    half = logged_in_complete_lines(run)
     with start() as dashboard:
         assert plotted(dashboard, run.name) == half
         assert dashboard.runs()[0]["run_status"]["status"] == "no response"
@@ -99,7 +93,7 @@ def test_a_run_that_was_there_in_part_is_completed(run: Path, start: Start) -> N
         wait_until(lambda: dashboard.runs()[0]["run_status"]["status"] == "completed")
 
 
-def logged_whole_lines(run: Path) -> dict[str, tuple[list[float], list[float]]]:
+def logged_in_complete_lines(run: Path) -> dict[str, tuple[list[float], list[float]]]:
     log = run / "log.jsonl"
     kept = log.read_bytes()
     log.write_bytes(kept[: kept.rfind(b"\n") + 1])
@@ -118,18 +112,18 @@ def test_a_damaged_run_does_not_hide_the_others(run: Path, trained: Path, start:
 
 
 @pytest.mark.parametrize("content", ['{"track": null}\n', '{"track": {"loss.train": [[1, ["x"]], [2, []], 3]}}\n'])
-def test_following_goes_on_after_a_run_that_is_not_ours(trained: Path, work: Path, start: Start, content: str) -> None:
+def test_a_malformed_run_does_not_stop_the_updates(trained: Path, work: Path, start: Start, content: str) -> None:
     with start() as dashboard:
-        strange = Path(shutil.copytree(trained, work / "logs" / "batch_norm" / "strange"))
-        (strange / "log.jsonl").write_text(content)
-        (strange / "run.yaml").write_text("tags: 5\nrepo_remotes: 7\ncomment: []\n")
+        malformed = Path(shutil.copytree(trained, work / "logs" / "batch_norm" / "malformed"))
+        (malformed / "log.jsonl").write_text(content)
+        (malformed / "run.yaml").write_text("tags: 5\nrepo_remotes: 7\ncomment: []\n")
         wait_until(lambda: len(dashboard.runs()) == 1)
         run = Path(shutil.copytree(trained, work / "logs" / "batch_norm" / trained.name))
         wait_until(lambda: len(dashboard.runs()) == 2)
         assert plotted(dashboard, run.name) == logged(run)
 
 
-def test_following_goes_on_after_the_database_was_taken(run: Path, start: Start, work: Path) -> None:
+def test_a_database_error_does_not_stop_the_updates(run: Path, start: Start, work: Path) -> None:
     with start() as dashboard:
         database = sqlite3.connect(work / "logs" / "dashboard.sqlite", isolation_level=None)
         database.execute("ALTER TABLE indexes RENAME TO away")
@@ -140,10 +134,10 @@ def test_following_goes_on_after_the_database_was_taken(run: Path, start: Start,
         wait_until(lambda: len(dashboard.runs()) == 2)
         dashboard.process.kill()
         assert dashboard.process.stderr is not None
-        assert dashboard.process.stderr.read().count("warning: cannot bring in runs") == 1
+        assert dashboard.process.stderr.read().count("warning: cannot import runs from") == 1
 
 
-def test_what_is_no_number_is_not_drawn(run: Path, start: Start) -> None:
+def test_non_finite_values_are_not_drawn(run: Path, start: Start) -> None:
     with (run / "log.jsonl").open("a") as log:
         log.write(
             '{"track": {"loss.train": [[7000, [NaN]], [7064, [Infinity]], [7128, [0.5]]], "new": [[1, [NaN]]]}}\n'
@@ -155,7 +149,7 @@ def test_what_is_no_number_is_not_drawn(run: Path, start: Start) -> None:
         assert "new" not in plotted(dashboard, run.name)
 
 
-def test_two_dashboards_on_one_folder(run: Path, start: Start, command: Run) -> None:
+def test_two_dashboards_for_one_folder(run: Path, start: Start) -> None:
     with start() as first, start() as second:
         processes = [
             subprocess.Popen([sys.executable, "-m", "labml_bn.dashboard", "--sync"], cwd=run.parents[2])
@@ -167,7 +161,7 @@ def test_two_dashboards_on_one_folder(run: Path, start: Start, command: Run) -> 
             assert plotted(dashboard, run.name) == logged(run)
 
 
-def test_what_a_person_changed_stays(run: Path, start: Start, command: Run) -> None:
+def test_changes_by_the_user_are_kept(run: Path, start: Start) -> None:
     with start() as dashboard:
         dashboard.post(f"run/{run.name}", {"name": "mine", "note": "looked at"})
         names = list(plotted(dashboard, run.name))
@@ -187,7 +181,7 @@ def test_what_a_person_changed_stays(run: Path, start: Start, command: Run) -> N
         assert preferences == {**dict(zip(names, chosen, strict=True)), "new": -1}
 
 
-def test_a_deleted_run_stays_deleted_until_it_is_asked_for(run: Path, start: Start, command: Run) -> None:
+def test_a_deleted_run_stays_deleted_until_sync(run: Path, start: Start, command: Run) -> None:
     with start() as dashboard:
         dashboard.post("runs", {"run_uuids": [run.name]}, method="PUT")
         assert dashboard.runs() == []
@@ -195,26 +189,21 @@ def test_a_deleted_run_stays_deleted_until_it_is_asked_for(run: Path, start: Sta
         assert dashboard.runs() == []
     with start() as dashboard:
         assert dashboard.runs() == []
-        assert command("dashboard", "--sync").stdout == "runs brought in from logs: 1\n"
+        assert command("dashboard", "--sync").stdout == "imported runs from logs: 1\n"
         assert len(dashboard.runs()) == 1
         assert plotted(dashboard, run.name) == logged(run)
     assert run.is_dir()
 
 
-TRAINING = ["epochs=12", "train_samples=1000", "valid_samples=500", "device.use_cuda=false"]
-
-
-def begin(work: Path, environment: dict[str, str], data_path: Path) -> "subprocess.Popen[str]":
-    """A training of some ten seconds, in a process of its own."""
-    command = [sys.executable, "-m", "labml_bn.train", *TRAINING, f"data_path={data_path}"]
-    return subprocess.Popen(command, cwd=work, env=environment, stdout=subprocess.PIPE, text=True)
+#: A run of about ten seconds.
+LONG = ["epochs=12", "train_samples=1000", "valid_samples=500", "device.use_cuda=false"]
 
 
 @pytest.mark.slow
-def test_a_run_appears_as_it_goes_and_survives_the_death_of_the_server(
-    work: Path, environment: dict[str, str], data_path: Path, start: Start
+def test_a_running_run_is_updated_live_and_survives_a_killed_dashboard(
+    work: Path, begin: Begin, data_path: Path, start: Start
 ) -> None:
-    with start() as dashboard, begin(work, environment, data_path) as training:
+    with start() as dashboard, begin(*LONG, f"data_path={data_path}") as training:
         assert training.stdout is not None
         training.stdout.readline()
         assert training.stdout.readline().startswith(f"Watch it: {dashboard.url}/run/")
@@ -233,11 +222,9 @@ def test_a_run_appears_as_it_goes_and_survives_the_death_of_the_server(
 
 
 @pytest.mark.slow
-def test_a_killed_training_is_shown_as_far_as_it_went(
-    work: Path, environment: dict[str, str], data_path: Path, start: Start
-) -> None:
-    with start() as dashboard, begin(work, environment, data_path) as training:
+def test_a_killed_run_is_shown_up_to_its_last_metrics(work: Path, begin: Begin, data_path: Path, start: Start) -> None:
+    with start() as dashboard, begin(*LONG, f"data_path={data_path}") as training:
         wait_until(lambda: len(runs(work)) == 1 and (runs(work)[0] / "log.jsonl").exists(), 60)
         os.kill(training.pid, signal.SIGKILL)
         wait_until(lambda: [run["run_status"]["status"] for run in dashboard.runs()] == ["no response"])
-        assert plotted(dashboard, runs(work)[0].name) == logged_whole_lines(runs(work)[0])
+        assert plotted(dashboard, runs(work)[0].name) == logged_in_complete_lines(runs(work)[0])

@@ -1,29 +1,27 @@
-"""Runs in a MongoDB, where MONGO_HOST names one: labml's own drivers, over a stand-in and over a real server.
+"""Runs in the MongoDB that MONGO_HOST names: labml's own drivers, with a mock and with a real server.
 
-A real server is used where TEST_MONGO_HOST names one; the runs that the test brings in stay there.
+A real server is used if TEST_MONGO_HOST names one. The imported runs stay in it.
 """
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import metrics
-from tests.dashboard.conftest import Start
+from tests.conftest import Run, metrics
 
 IMPORT = """
 import json, sys, warnings
 from pathlib import Path
-if sys.argv[2] == "stand-in":
+if sys.argv[2] == "mock":
     import mongomock, pymongo
     pymongo.MongoClient = mongomock.MongoClient
     mongomock.Database.command = lambda self, name: {"ok": 1}
-from labml_bn.dashboard import server
-transaction = server.open_database(Path("not-used.sqlite"), 5005)
+from labml_bn.dashboard import database
+transaction = database.open_database(Path("not-used.sqlite"))
 from labml_bn.dashboard.importing import import_runs
 changed = [import_runs(Path("logs"), transaction) for _ in range(2)]
 from labml_app.analyses.experiments.metrics import MetricsAnalysis
@@ -35,14 +33,13 @@ print(json.dumps({"changed": changed, "name": shown.name, "listed": len(listed),
 """
 
 
-@pytest.mark.parametrize("server", ["stand-in", "real"])
-def test_mongodb(server: str, trained: Path, work: Path, environment: dict[str, str], start: Start) -> None:
+@pytest.mark.parametrize("server", ["mock", "real"])
+def test_mongodb(server: str, run: Path, work: Path, environment: dict[str, str]) -> None:
     real = os.environ.get("TEST_MONGO_HOST")
     if server == "real" and real is None:
         pytest.skip("TEST_MONGO_HOST names no MongoDB")
-    shutil.copytree(trained, work / "logs" / "batch_norm" / trained.name)
     done = subprocess.run(
-        [sys.executable, "-c", IMPORT, trained.name, server],
+        [sys.executable, "-c", IMPORT, run.name, server],
         cwd=work,
         env={**environment, "MONGO_HOST": real or "localhost"},
         capture_output=True,
@@ -54,5 +51,14 @@ def test_mongodb(server: str, trained: Path, work: Path, environment: dict[str, 
     assert found["changed"] == [1, 0]
     assert found["name"].startswith("batch_norm")
     assert found["listed"] >= 1
-    assert found["series"]["loss.train"] == [value for _, (value,) in metrics(trained)["loss.train"]]
+    assert found["series"]["loss.train"] == [value for _, (value,) in metrics(run)["loss.train"]]
     assert not (work / "not-used.sqlite").exists()
+
+
+def test_an_unreachable_mongodb(work: Path, environment: dict[str, str], command: Run) -> None:
+    environment["MONGO_HOST"] = "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=300"
+    done = command("dashboard", "--sync")
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: MONGO_HOST=mongodb://127.0.0.1:1/")
+    assert len(done.stderr.splitlines()) == 1
+    assert not (work / "logs" / "dashboard.sqlite").exists()

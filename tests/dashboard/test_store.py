@@ -1,4 +1,4 @@
-"""The SQLite file behind labml's app: it keeps what the app gives it, whole or not at all, and reads nothing else."""
+"""The SQLite file of labml's app: values are stored unchanged, transactions are atomic, unpickling is restricted."""
 
 import os
 import pickle
@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from labml_db import Index, Key, Model
 
+from labml_bn.cli.errors import UserError
 from labml_bn.dashboard.store import Store, loads
-from labml_bn.errors import UserError
 
 
 class Thing(Model["Thing"]):  # type: ignore[misc]
@@ -34,7 +34,7 @@ class ThingIndex(Index["Thing"]):  # type: ignore[misc]
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     made = Store(tmp_path / "store.sqlite")
-    made.serve([Thing], [ThingIndex])
+    made.attach([Thing], [ThingIndex])
     return made
 
 
@@ -43,7 +43,7 @@ def store(tmp_path: Path) -> Store:
     [{"a", "b"}, {"k": [1, 2.5, None, True]}, Key("Thing:1"), np.arange(5.0), np.float64(2), "ü", b"\0"],
     ids=["set", "dict", "key", "array", "number", "text", "bytes"],
 )
-def test_keeps_what_the_app_stores(store: Store, value: Any) -> None:
+def test_values_are_stored_unchanged(store: Store, value: Any) -> None:
     thing = Thing(name="one", values=[value])
     thing.save()
     loaded = thing.key.load()
@@ -74,7 +74,7 @@ def test_indexes(store: Store) -> None:
     assert ThingIndex.get("first") is None
 
 
-def test_a_transaction_is_all_or_nothing(store: Store) -> None:
+def test_transactions_are_atomic(store: Store) -> None:
     def two_things() -> None:
         with store.transaction():
             Thing(name="one").save()
@@ -113,7 +113,7 @@ from pathlib import Path
 from labml_bn.dashboard.store import Store
 from tests.dashboard.test_store import Thing, ThingIndex
 store = Store(Path(sys.argv[1]))
-store.serve([Thing], [ThingIndex])
+store.attach([Thing], [ThingIndex])
 print("ready", flush=True)
 for number in range(10**9):
     with store.transaction():
@@ -123,8 +123,8 @@ for number in range(10**9):
 """
 
 
-def test_survives_kills(store: Store, tmp_path: Path) -> None:
-    """Both of a transaction's writes are there or none, however the process ends."""
+def test_transactions_are_atomic_when_the_process_is_killed(store: Store, tmp_path: Path) -> None:
+    """A transaction's writes are both in the file or neither, even if the process is killed."""
     for pause in (0.01, 0.03, 0.1):
         command = [sys.executable, "-c", KILLED, str(tmp_path / "store.sqlite")]
         with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as process:
@@ -143,14 +143,14 @@ class Evil:
 
 
 @pytest.mark.parametrize("value", [Evil(), [Evil()], np.array([Evil()], dtype=object), print, threading.Thread])
-def test_reads_nothing_else(value: Any) -> None:
-    with pytest.raises(pickle.UnpicklingError, match="which none of ours has"):
+def test_other_types_are_not_unpickled(value: Any) -> None:
+    with pytest.raises(pickle.UnpicklingError, match="which is not allowed"):
         loads(pickle.dumps(value, protocol=4))
 
 
 def test_not_a_database(tmp_path: Path) -> None:
     (tmp_path / "store.sqlite").write_bytes(b"something else" * 100)
-    with pytest.raises(UserError, match="cannot keep the dashboard's data in"):
+    with pytest.raises(UserError, match="cannot store the dashboard's data in"):
         Store(tmp_path / "store.sqlite")
-    with pytest.raises(UserError, match="cannot keep the dashboard's data in"):
+    with pytest.raises(UserError, match="cannot store the dashboard's data in"):
         Store(tmp_path / "nowhere" / "store.sqlite")

@@ -1,4 +1,4 @@
-"""The layer against PyTorch's in float64: values, gradients and running estimates."""
+"""The layer against PyTorch's in float64: outputs, gradients, running statistics, errors."""
 
 import copy
 import itertools
@@ -44,7 +44,7 @@ def torch_layer(dims: int, channels: int, **options: Any) -> nn.Module:
 
 
 def pair(shape: tuple[int, ...], dtype: torch.dtype = torch.float64, **options: Any) -> tuple[BatchNorm, nn.Module]:
-    """Our layer and PyTorch's in float64, with the same random parameters."""
+    """This project's layer, and PyTorch's in float64, with the same random parameters."""
     ours = BatchNorm(shape[1], dtype=dtype, **options)
     if ours.weight is not None:
         nn.init.normal_(ours.weight)
@@ -55,7 +55,7 @@ def pair(shape: tuple[int, ...], dtype: torch.dtype = torch.float64, **options: 
 
 
 def step(layer: nn.Module, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """The output and the gradients of input and parameters."""
+    """The output, and the gradients of the input and the parameters."""
     x = x.detach().requires_grad_()
     layer.zero_grad()
     y = layer(x)
@@ -65,11 +65,11 @@ def step(layer: nn.Module, x: Tensor, dy: Tensor) -> tuple[Tensor, Tensor, dict[
 
 
 def assert_same(ours: nn.Module, theirs: nn.Module, x: Tensor, **tolerance: Any) -> None:
-    """The same output, gradients and state from both, `theirs` computing in float64."""
+    """Assert that both give the same output, gradients and state; `theirs` computes in float64."""
     dy = torch.randn(x.shape, dtype=torch.float64).to(x.dtype)
     y, dx, gradients = step(ours, x, dy)
-    # PyTorch 2.15 gives a wrong input gradient in evaluation where x is channels_last_3d and dy is not: the reference
-    # gets contiguous tensors.
+    # PyTorch 2.15 computes a wrong input gradient in evaluation if x is channels_last_3d and dy is not, so the expected
+    # values are computed with contiguous tensors.
     y64, dx64, gradients64 = step(theirs, x.double().contiguous(), dy.double())
     assert y.dtype == dx.dtype == x.dtype
     torch.testing.assert_close(y.double(), y64, **tolerance)
@@ -77,7 +77,7 @@ def assert_same(ours: nn.Module, theirs: nn.Module, x: Tensor, **tolerance: Any)
     assert gradients.keys() == gradients64.keys()
     sums = dict(tolerance)
     if "atol" in sums:
-        sums["atol"] *= math.sqrt(x.numel() / x.shape[1])  # the parameters' gradients are sums over so many values
+        sums["atol"] *= math.sqrt(x.numel() / x.shape[1])  # the gradients of the parameters are sums over all values
     for name, gradient in gradients.items():
         torch.testing.assert_close(gradient.double(), gradients64[name], **sums)
     for (name, state), state64 in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
@@ -89,7 +89,7 @@ def assert_same(ours: nn.Module, theirs: nn.Module, x: Tensor, **tolerance: Any)
 def test_equals_pytorch(shape: tuple[int, ...], options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     ours, theirs = pair(shape, **options)
-    for _ in range(3):  # several batches, so that the averaging is seen
+    for _ in range(3):  # several batches, to test the averaging
         assert_same(ours, theirs, 2 * torch.randn(shape, dtype=torch.float64) + 1)
     ours.eval()
     theirs.eval()
@@ -116,7 +116,7 @@ def transposed(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("layout", [channels_last, sliced, expanded, transposed])
-def test_any_layout(layout: Any, training: bool) -> None:
+def test_memory_formats(layout: Any, training: bool) -> None:
     torch.manual_seed(0)
     ours, theirs = pair((4, 6, 5, 3))
     ours.train(training)
@@ -131,8 +131,8 @@ def test_any_layout(layout: Any, training: bool) -> None:
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("layer_dtype", [torch.float32, None])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_narrow_dtypes(dtype: torch.dtype, layer_dtype: torch.dtype | None, training: bool) -> None:
-    """The result is right to a rounding or two of the dtype, whether the layer is of it (None) or in float32."""
+def test_dtypes(dtype: torch.dtype, layer_dtype: torch.dtype | None, training: bool) -> None:
+    """Results are accurate to a few roundings of the dtype, with a layer in float32 or in the dtype itself (None)."""
     torch.manual_seed(0)
     ours, theirs = pair((16, 5, 6, 6), layer_dtype or dtype)
     ours.train(training)
@@ -143,7 +143,7 @@ def test_narrow_dtypes(dtype: torch.dtype, layer_dtype: torch.dtype | None, trai
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_statistics_in_float32(dtype: torch.dtype) -> None:
-    """Ten thousand ones have the sum 10,000, which float16 loses count of at 2,048."""
+    """A sum of ones and threes in float16 stops growing at 8,192, where the next number is 8,200."""
     layer = BatchNorm(1, momentum=1.0)
     x = torch.ones(10_000, 1, dtype=dtype)
     x[::2] = 3
@@ -172,8 +172,8 @@ def test_autocast() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_sound_far_from_zero(training: bool) -> None:
-    """Mean 10,000 and standard deviation 1, in float32: as good as the input's own seven digits allow."""
+def test_large_mean(training: bool) -> None:
+    """With mean 10,000 and standard deviation 1, results are as accurate as the seven digits of a float32 input."""
     torch.manual_seed(0)
     ours, theirs = pair((64, 20, 24, 24), torch.float32, momentum=1.0)
     x = torch.randn(64, 20, 24, 24) + 1e4
@@ -190,7 +190,7 @@ def test_sound_far_from_zero(training: bool) -> None:
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("shape", [(4, 3), (3, 2, 4), (2, 3, 2, 2)], ids=str)
 def test_gradcheck(shape: tuple[int, ...], training: bool, affine: bool) -> None:
-    """First and second derivatives against finite differences, through input and parameters."""
+    """First and second derivatives with respect to input and parameters, against finite differences."""
     torch.manual_seed(0)
     layer, _ = pair(shape, affine=affine)
     layer.train(training)
@@ -206,7 +206,7 @@ def test_gradcheck(shape: tuple[int, ...], training: bool, affine: bool) -> None
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_saves_the_input_and_vectors(training: bool) -> None:
+def test_saves_only_the_input_and_per_channel_vectors(training: bool) -> None:
     layer = BatchNorm(3).train(training)
     x = torch.randn(4, 3, 5, 5, requires_grad=True)
     saved: list[Tensor] = []
@@ -216,7 +216,7 @@ def test_saves_the_input_and_vectors(training: bool) -> None:
     assert [tensor.data_ptr() for tensor in large] == [x.data_ptr()]
 
 
-def test_running_estimates_hold_no_graph() -> None:
+def test_running_statistics_are_detached() -> None:
     layer = BatchNorm(3)
     y = layer(torch.randn(4, 3, requires_grad=True))
     assert y.requires_grad
@@ -226,7 +226,7 @@ def test_running_estimates_hold_no_graph() -> None:
 
 
 def test_biased_running_variance() -> None:
-    """`unbiased=False` averages the biased variance: the other convention."""
+    """`unbiased=False` averages the biased variance."""
     torch.manual_seed(0)
     x = torch.randn(4, 3, dtype=torch.float64)
     for unbiased in (True, False):
@@ -235,7 +235,14 @@ def test_biased_running_variance() -> None:
         torch.testing.assert_close(layer.running_var, x.var(dim=0, correction=int(unbiased)))
 
 
-def test_bias_alone_can_be_left_out() -> None:
+def test_running_variance_uses_the_count_of_the_batch() -> None:
+    """The unbiased factor is that of the count it is given, which may be of several processes."""
+    layer = BatchNorm(1, momentum=1.0)
+    layer._update_running_statistics(torch.tensor(5.0), torch.tensor([1.0]), torch.tensor([4.0]))
+    torch.testing.assert_close(layer.running_var, torch.tensor([5.0]))
+
+
+def test_without_bias() -> None:
     layer = BatchNorm(3, bias=False, dtype=torch.float64)
     assert [name for name, _ in layer.named_parameters()] == ["weight"]
     x = torch.randn(4, 3, dtype=torch.float64)
@@ -245,7 +252,7 @@ def test_bias_alone_can_be_left_out() -> None:
 @pytest.mark.parametrize("shape", [(0, 3), (0, 3, 4), (2, 3, 0), (0, 3, 4, 4)], ids=str)
 @pytest.mark.parametrize("momentum", [0.1, None])
 def test_empty_batch(shape: tuple[int, ...], momentum: float | None) -> None:
-    """An empty batch changes no estimate, as in PyTorch, which counts it nevertheless."""
+    """An empty batch does not change the running statistics, but it is counted, as in PyTorch."""
     ours, theirs = pair(shape, momentum=momentum)
     filled = (4, 3, *shape[2:]) if shape[0] == 0 else (4, 3, 2)
     for x in (torch.randn(filled, dtype=torch.float64), torch.empty(shape, dtype=torch.float64)):
@@ -253,7 +260,7 @@ def test_empty_batch(shape: tuple[int, ...], momentum: float | None) -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_copies(training: bool) -> None:
+def test_deepcopy_and_pickle(training: bool) -> None:
     torch.manual_seed(0)
     layer = BatchNorm(3, eps=0.1, momentum=0.5, unbiased=False).train(training)
     x = torch.randn(4, 3)
@@ -264,7 +271,7 @@ def test_copies(training: bool) -> None:
 
 
 @pytest.mark.parametrize("dims", [2, 3, 4, 5])
-def test_state_dict_both_ways(dims: int) -> None:
+def test_state_dicts_are_interchangeable(dims: int) -> None:
     torch.manual_seed(0)
     x = torch.randn(4, 3, *[2] * (dims - 2))
     ours, theirs = BatchNorm(3), torch_layer(dims, 3)
@@ -287,7 +294,7 @@ def test_state_dict_both_ways(dims: int) -> None:
         ({"num_features": 3, "momentum": -0.1}, "momentum must be in"),
     ],
 )
-def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
+def test_invalid_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         BatchNorm(**arguments)
 
@@ -303,7 +310,7 @@ def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
         ((1, 3, 1, 1), "more than one value per channel"),
     ],
 )
-def test_wrong_inputs(shape: tuple[int, ...], message: str) -> None:
+def test_invalid_inputs(shape: tuple[int, ...], message: str) -> None:
     layer = BatchNorm(3)
     before = copy.deepcopy(layer.state_dict())
     with pytest.raises(ValueError, match=message):
@@ -311,24 +318,24 @@ def test_wrong_inputs(shape: tuple[int, ...], message: str) -> None:
     torch.testing.assert_close(dict(layer.state_dict()), dict(before))
 
 
-def test_one_value_is_enough_to_evaluate() -> None:
+def test_one_value_per_channel_in_evaluation() -> None:
     layer = BatchNorm(3).eval()
     assert layer(torch.zeros(1, 3)).shape == (1, 3)
     with pytest.raises(ValueError, match="more than one value per channel"):
         BatchNorm(3, track_running_stats=False).eval()(torch.zeros(1, 3))
 
 
-def test_integers_are_refused() -> None:
+def test_integer_input() -> None:
     with pytest.raises(TypeError, match="floating"):
         BatchNorm(3)(torch.zeros(2, 3, dtype=torch.int64))
 
 
 def test_is_a_pytorch_batch_norm() -> None:
-    """Tools that freeze, average or count normalization layers find them by their class."""
+    """Tools that freeze, average or count normalization layers identify them by their class."""
     assert isinstance(BatchNorm(3), nn.modules.batchnorm._BatchNorm)
 
 
-def test_parameters_get_gradients_only_where_asked() -> None:
+def test_requires_grad() -> None:
     for x_grad, weight_grad, bias_grad in itertools.product([True, False], repeat=3):
         layer = BatchNorm(3)
         layer.weight.requires_grad_(weight_grad)
@@ -344,8 +351,8 @@ def test_parameters_get_gradients_only_where_asked() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_narrow_layers_evaluate_in_float32(dtype: torch.dtype) -> None:
-    """As near to the truth as PyTorch's own layer, and no variance is lost beside an eps that the dtype has."""
+def test_half_precision_layer_evaluates_in_float32(dtype: torch.dtype) -> None:
+    """About as accurate as PyTorch's layer, and `eps` does not underflow to 0 in the dtype of the layer."""
     torch.manual_seed(0)
     ours, theirs = BatchNorm(50, dtype=dtype).eval(), nn.BatchNorm1d(50, dtype=dtype).eval()
     for tensor in (ours.weight, ours.bias, ours.running_mean):
@@ -355,45 +362,45 @@ def test_narrow_layers_evaluate_in_float32(dtype: torch.dtype) -> None:
     nn.init.uniform_(ours.running_var, 0.1, 3)
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(200, 50).to(dtype)
-    truth = copy.deepcopy(theirs).double()(x.double())
-    error, theirs_error = ((layer(x).double() - truth).abs().max() for layer in (ours, theirs))
+    exact = copy.deepcopy(theirs).double()(x.double())
+    error, theirs_error = ((layer(x).double() - exact).abs().max() for layer in (ours, theirs))
     assert error <= 1.5 * theirs_error
     tiny = BatchNorm(1, eps=1e-8, dtype=dtype).eval()
     nn.init.zeros_(tiny.running_var)  # type: ignore[arg-type]
     assert tiny(torch.full((2, 1), 1e-4, dtype=dtype)).isfinite().all()
 
 
-def test_one_infinite_gradient_stays_alone_in_evaluation() -> None:
+def test_non_finite_gradient_does_not_spread_in_evaluation() -> None:
     ours, theirs = pair((4, 2))
     ours.eval()
     theirs.eval()
-    for spoil in (float("inf"), float("nan")):
+    for value in (float("inf"), float("nan")):
         dy = torch.ones(4, 2, dtype=torch.float64)
-        dy[0, 0] = spoil
+        dy[0, 0] = value
         x = torch.randn(4, 2, dtype=torch.float64)
         torch.testing.assert_close(step(ours, x, dy)[1], step(theirs, x, dy)[1], equal_nan=True)
-        x[1, 1] = spoil
+        x[1, 1] = value
         torch.testing.assert_close(step(ours, x, dy)[1], step(theirs, x, dy)[1], equal_nan=True)
 
 
-def test_the_estimates_may_move_before_the_backward_pass() -> None:
-    """An evaluation, then a training step, then both backwards: each gradient is of its own time. (PyTorch's layer
-    takes the evaluation's from the estimates as they have become.)"""
+def test_running_statistics_updated_before_the_backward_pass() -> None:
+    """The backward pass of an evaluation uses the running statistics of its forward pass, even if a training step has
+    updated them since. (PyTorch's layer uses the updated ones.)"""
     layer = BatchNorm(2, dtype=torch.float64)
-    at_once, later = copy.deepcopy(layer), layer
+    immediate, delayed = copy.deepcopy(layer), layer
     values = torch.linspace(-1, 1, 8, dtype=torch.float64).view(4, 2)
     x = values.clone().requires_grad_()
-    at_once.eval()(x).square().sum().backward()
-    at_once.train()(x).pow(3).sum().backward()
+    immediate.eval()(x).square().sum().backward()
+    immediate.train()(x).pow(3).sum().backward()
     expected, x = x.grad, values.clone().requires_grad_()
-    loss = later.eval()(x).square().sum()
-    loss = loss + later.train()(x).pow(3).sum()
+    loss = delayed.eval()(x).square().sum()
+    loss = loss + delayed.train()(x).pow(3).sum()
     loss.backward()
     torch.testing.assert_close(x.grad, expected)
 
 
-def test_a_layer_without_a_count() -> None:
-    """`num_batches_tracked` may be None; without it there is no plain average, and PyTorch's layer stays as it is."""
+def test_without_num_batches_tracked() -> None:
+    """If `num_batches_tracked` is None, the plain average is not updated, as in PyTorch."""
     for momentum in (0.1, None):
         ours, theirs = pair((4, 2), momentum=momentum)
         for layer in (ours, theirs):
@@ -406,15 +413,15 @@ def test_a_layer_without_a_count() -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(data=st.data())
-def test_any_shape_layout_and_dtype(data: st.DataObject) -> None:
-    """Whatever the input, the result is PyTorch's in float64, to the rounding of the input's dtype."""
+def test_shapes_memory_formats_and_dtypes(data: st.DataObject) -> None:
+    """For any input, the result is PyTorch's in float64, up to rounding in the dtype of the input."""
     torch.manual_seed(data.draw(st.integers(0, 1000), label="seed"))
     batch, channels = data.draw(st.integers(2, 6), label="batch"), data.draw(st.integers(1, 5), label="channels")
     trailing = data.draw(st.lists(st.integers(1, 5), max_size=3), label="trailing")
     dtype = data.draw(st.sampled_from([torch.float64, torch.float32, torch.bfloat16, torch.float16]), label="dtype")
     shape = (batch, channels, *trailing)
-    order = data.draw(st.permutations(range(len(shape))), label="order of the dimensions in memory")
-    every_other = data.draw(st.booleans(), label="every other value of a larger tensor")
+    order = data.draw(st.permutations(range(len(shape))), label="dimensions in memory order")
+    every_other = data.draw(st.booleans(), label="every other element of a larger tensor")
     options = data.draw(st.sampled_from(OPTIONS), label="options")
     training = data.draw(st.booleans(), label="training")
 
@@ -428,7 +435,7 @@ def test_any_shape_layout_and_dtype(data: st.DataObject) -> None:
     ours.train(training)
     theirs.train(training)
     eps = torch.finfo(dtype).eps
-    # With few values in a channel the variance may be small, and the division by it makes rounding larger.
+    # With few values per channel the variance can be small, and the division by it amplifies rounding errors.
     if training or not options.get("track_running_stats", True):
         dims = [0, *range(2, x.dim())]
         assume(x.double().var(dims, correction=0).min() > 0.05)

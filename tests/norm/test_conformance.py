@@ -1,4 +1,4 @@
-"""The cases that PyTorch's own tests hold for its layers, and the transformations that PyTorch offers."""
+"""PyTorch's own test cases for its layers, and PyTorch's transformations: compile, export, vmap, checkpointing."""
 
 import copy
 import warnings
@@ -17,7 +17,7 @@ LAYERS = {"BatchNorm1d": nn.BatchNorm1d, "BatchNorm2d": nn.BatchNorm2d, "BatchNo
 
 
 def cases() -> list[Any]:
-    """Every case of the installed PyTorch, as (layer, constructor's arguments, shape of the input)."""
+    """Every test case of the installed PyTorch, as (layer, case)."""
     found = []
     for name in LAYERS:
         make = getattr(common_modules, f"module_inputs_torch_nn_{name}")
@@ -30,13 +30,13 @@ def cases() -> list[Any]:
 CASES = cases()
 
 
-def test_the_cases_are_all_there() -> None:
+def test_number_of_cases() -> None:
     has_bias = "bias" in nn.BatchNorm1d.__init__.__annotations__  # since torch 2.13
     assert len(CASES) >= (22 if has_bias else 19)
 
 
 def forward_backward(layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Everything that a step gives: output, gradients, buffers."""
+    """The results of a training step: output, gradients, buffers."""
     x = x.detach().clone().requires_grad_()
     layer.zero_grad()
     y = layer(x)
@@ -48,8 +48,8 @@ def forward_backward(layer: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize(("name", "case"), CASES)
-def test_pytorchs_cases(name: str, case: Any) -> None:
-    """Outputs, gradients and buffers over three steps, and the evaluation after them."""
+def test_pytorch_cases(name: str, case: Any) -> None:
+    """Outputs, gradients and buffers over three training steps and an evaluation."""
     torch.manual_seed(0)
     args, kwargs = case.constructor_input.args, case.constructor_input.kwargs
     (x,) = case.forward_input.args
@@ -68,8 +68,8 @@ def test_pytorchs_cases(name: str, case: Any) -> None:
 
 @pytest.mark.skipif(not hasattr(common_modules, "module_error_inputs_torch_nn_BatchNorm1d_2d_3d"), reason="older torch")
 @pytest.mark.parametrize("name", LAYERS)
-def test_pytorchs_error_cases(name: str) -> None:
-    """The same errors in the same words; ours come when the layer is made, not when it is first used."""
+def test_pytorch_error_cases(name: str) -> None:
+    """The same errors with the same messages, although some are raised earlier, by the constructor."""
     info = type("Info", (), {"module_cls": LAYERS[name]})
     errors = common_modules.module_error_inputs_torch_nn_BatchNorm1d_2d_3d(
         info, device="cpu", dtype=torch.float64, requires_grad=False, training=True
@@ -90,7 +90,7 @@ def net(**options: Any) -> nn.Sequential:
 
 @pytest.fixture
 def compiled() -> Any:
-    """`torch.compile` with a fresh start, its deprecation warnings about itself left to it."""
+    """`torch.compile` without cached graphs, and with its internal deprecation warnings ignored."""
     torch.compiler.reset()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -102,7 +102,7 @@ def compiled() -> Any:
 @pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 @pytest.mark.parametrize("options", [{}, {"momentum": None}, {"affine": False}, {"unbiased": False}], ids=str)
 def test_compile(compiled: Callable[..., nn.Module], options: dict[str, Any], backend: str) -> None:
-    """One graph without breaks, also with `momentum=None`; training, then evaluation."""
+    """In training and in evaluation the layer compiles to one graph without breaks, also with `momentum=None`."""
     plain = net(**options)
     fast = compiled(copy.deepcopy(plain), backend=backend)
     for training in (True, True, False):
@@ -115,31 +115,45 @@ def test_compile(compiled: Callable[..., nn.Module], options: dict[str, Any], ba
 
 
 @pytest.mark.slow
-def test_compile_with_changing_batches(compiled: Callable[..., nn.Module]) -> None:
+def test_compile_with_dynamic_batch_size(compiled: Callable[..., nn.Module]) -> None:
     plain = BatchNorm(3)
     fast = compiled(copy.deepcopy(plain), backend="aot_eager", dynamic=True)
     for batch in (4, 7, 5):
         x = torch.randn(batch, 3, 2)
         torch.testing.assert_close(fast(x), plain(x))
-    with pytest.raises(Exception, match=r"more than one value per channel|Observed exception"):  # older ones do not say
+    with pytest.raises(Exception, match=r"more than one value per channel|Observed exception"):  # older torch
         fast(torch.randn(1, 3, 1))
 
 
 @pytest.mark.slow
 def test_export() -> None:
-    """An exported program evaluates as the network does, for any batch."""
+    """An exported network gives the same outputs for any batch size."""
     model = net().eval()
     batch = torch.export.Dim("batch", min=1)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # older versions warn of themselves
+        warnings.simplefilter("ignore")  # deprecation warnings inside older torch
         program = torch.export.export(model, (torch.randn(4, 2, 6, 6),), dynamic_shapes=({0: batch},))
     for size in (1, 9):
         x = torch.randn(size, 2, 6, 6)
         torch.testing.assert_close(program.module()(x), model(x))
 
 
-def test_ensemble_by_vmap() -> None:
-    """Several networks at once, stacked along a new dimension, give what each gives by itself, gradients included."""
+@pytest.mark.slow
+def test_export_in_training_mode() -> None:
+    """`torch.export` replaces the closed form by the derivative of the forward operations: the gradient is the same."""
+    torch.manual_seed(0)
+    layer = BatchNorm(3)
+    x = torch.randn(6, 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exported = torch.export.export(layer, (x,)).module()
+    torch.testing.assert_close(
+        forward_backward(exported, x)["input gradient"], forward_backward(layer, x)["input gradient"]
+    )
+
+
+def test_vmap_over_an_ensemble() -> None:
+    """Networks stacked along a new dimension give the same gradients and buffers as each network by itself."""
     models = [nn.Sequential(nn.Linear(6, 3), BatchNorm(3)).double() for _ in range(4)]
     for model in models:
         nn.init.normal_(model.get_parameter("1.weight"))
@@ -164,8 +178,8 @@ def test_ensemble_by_vmap() -> None:
 
 
 def test_checkpointing() -> None:
-    """Recomputing the forward pass in the backward pass gives the same gradients. It normalizes a second time, and so
-    averages a second time into the running estimates, as with PyTorch's layer."""
+    """Recomputing the forward pass during the backward pass gives the same gradients. It also updates the running
+    statistics a second time, as with PyTorch's layer."""
     torch.manual_seed(0)
     ours = nn.Sequential(nn.Linear(4, 3), BatchNorm(3), nn.ReLU()).double()
     theirs = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.ReLU()).double()
@@ -184,8 +198,8 @@ def test_checkpointing() -> None:
             torch.testing.assert_close(found[name.replace("of ", "of 0.")], value)
 
 
-def test_on_the_meta_device() -> None:
-    """A network can be laid out without memory, run for its shapes, and filled afterwards."""
+def test_meta_device() -> None:
+    """A layer can be created without memory, called to infer shapes, and initialized later."""
     layer = BatchNorm(3, device="meta")
     assert layer(torch.empty(2, 3, 4, 4, device="meta")).shape == (2, 3, 4, 4)
     layer.eval()
@@ -200,16 +214,16 @@ def test_on_the_meta_device() -> None:
     assert meta(torch.randn(2, 3)).device.type == "cpu"
 
 
-def test_forward_mode_is_refused_in_words() -> None:
-    """Derivatives in forward mode are the one thing that is not there."""
+def test_forward_mode() -> None:
+    """Forward-mode derivatives are not supported, and the error says so."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what torch.func imports for it is on its way out
+        warnings.simplefilter("ignore")  # deprecation warnings inside torch.func
         with pytest.raises(NotImplementedError, match="jvp"):
             torch.func.jvp(BatchNorm(3).eval(), (torch.randn(2, 3),), (torch.randn(2, 3),))
 
 
 def test_weight_averaging() -> None:
-    """`AveragedModel` and `update_bn` know the layer for what it is."""
+    """`AveragedModel` and `update_bn` recognize the layer as a batch normalization."""
     torch.manual_seed(0)
     averaged = torch.optim.swa_utils.AveragedModel(nn.Sequential(nn.Linear(4, 3), BatchNorm(3)))
     theirs = torch.optim.swa_utils.AveragedModel(nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3)))

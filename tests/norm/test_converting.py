@@ -1,4 +1,4 @@
-"""Our layer in the place of PyTorch's and back, and states from other implementations."""
+"""Conversions between PyTorch's layers and this one, and the state of the annotated implementation."""
 
 import copy
 from typing import Any
@@ -22,22 +22,22 @@ def network() -> nn.Sequential:
     )
 
 
-def kinds(model: nn.Module) -> list[type]:
+def norm_classes(model: nn.Module) -> list[type]:
     return [type(module) for module in model.modules() if "BatchNorm" in type(module).__name__]
 
 
-def test_there_and_back() -> None:
-    """Values, modes, dtypes, parameters and hooks stay; the classes change, and change back."""
+def test_round_trip() -> None:
+    """Only the classes change: values, modes, dtypes, parameters and hooks do not."""
     model = network().double()
     model[1].eval()
     model(torch.randn(3, 1, 5, 5, dtype=torch.float64))
     called: list[str] = []
     model[1].register_forward_hook(lambda *_: called.append("hook"))
     original = copy.deepcopy(model)
-    parameters, before = list(model.parameters()), kinds(model)
+    parameters, before = list(model.parameters()), norm_classes(model)
 
     assert convert_batch_norm(model) is model
-    assert kinds(model) == [BatchNorm] * 3
+    assert norm_classes(model) == [BatchNorm] * 3
     assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
     assert [m.training for m in model.modules()] == [m.training for m in original.modules()]
     x = torch.randn(3, 1, 5, 5, dtype=torch.float64)
@@ -50,24 +50,24 @@ def test_there_and_back() -> None:
     assert called
 
     assert restore_batch_norm(model) is model
-    assert kinds(model) == before
+    assert norm_classes(model) == before
     assert vars(model[1]).keys() == vars(original[1]).keys()
     torch.testing.assert_close(model.train()(x), original.train()(x))
 
 
-def test_a_shared_layer_stays_shared() -> None:
+def test_shared_layer() -> None:
     layer: nn.Module = nn.BatchNorm1d(3)
     model = convert_batch_norm(nn.ModuleList([layer, nn.Sequential(layer)]))
     assert model[0] is layer
     assert type(layer) is BatchNorm
 
 
-def test_the_network_itself_may_be_the_layer() -> None:
+def test_the_model_is_a_layer() -> None:
     layer: nn.Module = nn.BatchNorm3d(3)
     assert type(convert_batch_norm(layer)) is BatchNorm
 
 
-def test_subclasses_and_others_stay() -> None:
+def test_subclasses_and_other_layers_are_not_converted() -> None:
     class Mine(nn.BatchNorm2d):
         pass
 
@@ -76,36 +76,36 @@ def test_subclasses_and_others_stay() -> None:
     assert [type(module) for module in convert_batch_norm(model)] == before
 
 
-def test_wrong_layers_are_named_and_nothing_changes() -> None:
+def test_invalid_layer_is_named_and_nothing_changes() -> None:
     model = nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3, momentum=2.0))
     with pytest.raises(ValueError, match=r"layer '1': momentum must be in"):
         convert_batch_norm(model)
-    assert kinds(model) == [nn.BatchNorm1d] * 2
+    assert norm_classes(model) == [nn.BatchNorm1d] * 2
 
 
-def test_layers_of_our_own_need_an_example() -> None:
+def test_original_batch_norm_requires_an_example() -> None:
     model = nn.Sequential(nn.Conv2d(1, 4, 3), BatchNorm(4), nn.Flatten(), BatchNorm(36))
     model[1].eval()
     modes = [module.training for module in model.modules()]
-    with pytest.raises(ValueError, match=r"layer '1': give restore_batch_norm an example"):
+    with pytest.raises(ValueError, match=r"cannot restore layer '1': pass restore_batch_norm an example input"):
         restore_batch_norm(model)
-    assert kinds(model) == [BatchNorm] * 2
+    assert norm_classes(model) == [BatchNorm] * 2
     before = copy.deepcopy(model.state_dict())
     restore_batch_norm(model, torch.randn(1, 1, 5, 5))
-    assert kinds(model) == [nn.BatchNorm2d, nn.BatchNorm1d]
+    assert norm_classes(model) == [nn.BatchNorm2d, nn.BatchNorm1d]
     assert [module.training for module in model.modules()] == modes
     torch.testing.assert_close(dict(model.state_dict()), dict(before))
 
 
-def test_what_pytorch_cannot_do_is_refused() -> None:
+def test_restoring_a_biased_layer() -> None:
     model = nn.Sequential(BatchNorm(3, unbiased=False))
-    with pytest.raises(ValueError, match="unbiased=False"):
+    with pytest.raises(ValueError, match="cannot restore layer '0': PyTorch's layers do not support unbiased=False"):
         restore_batch_norm(model, torch.randn(2, 3))
 
 
 @pytest.mark.parametrize("affine", [True, False])
-def test_the_annotated_implementations_state(affine: bool) -> None:
-    """A state under its names, plain or in a network with metadata as `state_dict()` makes it."""
+def test_state_of_the_annotated_implementation(affine: bool) -> None:
+    """Its names are accepted in a plain dictionary, and in a network's `state_dict()`, which has metadata."""
     theirs: dict[str, Tensor] = {"exp_mean": torch.randn(3), "exp_var": torch.rand(3)}
     if affine:
         theirs |= {"scale": torch.randn(3), "shift": torch.randn(3)}

@@ -1,4 +1,4 @@
-"""Folded networks against the originals and against PyTorch's own folding."""
+"""Folded networks against the original networks, and against PyTorch's own folding."""
 
 import copy
 from typing import Any
@@ -19,8 +19,8 @@ TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d, 3: nn.ConvTranspose3
 THEIRS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
-def stirred(model: nn.Module) -> Any:
-    """The network in evaluation, with random parameters and estimates in the normalizations."""
+def randomized(model: nn.Module) -> Any:
+    """The network in evaluation mode, with random parameters and running statistics in its normalizations."""
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             for tensor in (module.weight, module.bias, module.running_mean):
@@ -31,7 +31,7 @@ def stirred(model: nn.Module) -> Any:
     return model.eval()
 
 
-def norms(model: nn.Module) -> int:
+def count_norms(model: nn.Module) -> int:
     return sum(isinstance(module, _BatchNorm) for module in model.modules())
 
 
@@ -49,17 +49,17 @@ def norms(model: nn.Module) -> int:
 def test_convolutions(
     dims: int, transposed: bool, groups: int, bias: bool, affine: bool, ours: bool, stride: int, padding: int
 ) -> None:
-    """Any convolution and normalization: the same outputs, and the same weights as PyTorch's folding."""
+    """For any convolution and normalization: the same outputs, and the same weights as from PyTorch's folding."""
     torch.manual_seed(0)
     make = (TRANSPOSED if transposed else CONVOLUTIONS)[dims]
     convolution = make(4, 6, 3, stride=stride, padding=padding, groups=groups, bias=bias)
     norm: Any = (BatchNorm if ours else THEIRS[dims])(6, affine=affine)
-    model = stirred(nn.Sequential(convolution, norm, nn.ReLU())).double()
+    model = randomized(nn.Sequential(convolution, norm, nn.ReLU())).double()
     folded = fold(model)
-    assert norms(folded) == 0
+    assert count_norms(folded) == 0
     x = torch.randn(2, 4, *[7] * dims, dtype=torch.float64)
     torch.testing.assert_close(folded(x), model(x))
-    if not (transposed and groups > 1):  # PyTorch's does not take these
+    if not (transposed and groups > 1):  # not supported by PyTorch's
         theirs = fuse_conv_bn_eval(model[0], norm, transpose=transposed)
         torch.testing.assert_close(dict(folded.get_submodule("0").state_dict()), dict(theirs.state_dict()))
 
@@ -67,7 +67,7 @@ def test_convolutions(
 @pytest.mark.parametrize("bias", [True, False])
 def test_linear(bias: bool) -> None:
     torch.manual_seed(0)
-    model = stirred(nn.Sequential(nn.Linear(5, 4, bias=bias), BatchNorm(4)))
+    model = randomized(nn.Sequential(nn.Linear(5, 4, bias=bias), BatchNorm(4)))
     folded = fold(model)
     x = torch.randn(3, 5)
     torch.testing.assert_close(folded(x), model(x), rtol=1e-5, atol=1e-5)
@@ -77,33 +77,33 @@ def test_linear(bias: bool) -> None:
 
 
 def test_linear_of_sequences() -> None:
-    """After a linear layer, [batch, length, channels] is normalized along the length: that cannot be folded."""
-    model = stirred(nn.Sequential(nn.Linear(5, 4), BatchNorm(7)))
+    """After a linear layer, [batch, length, channels] is normalized over the length, which cannot be folded."""
+    model = randomized(nn.Sequential(nn.Linear(5, 4), BatchNorm(7)))
     folded = fold(model)
-    assert norms(folded) == 1
+    assert count_norms(folded) == 1
     x = torch.randn(3, 7, 5)
     torch.testing.assert_close(folded(x), model(x))
-    ambiguous = fold(stirred(nn.Sequential(nn.Linear(5, 4), BatchNorm(4))))
-    with pytest.raises(AssertionError, match=r"takes \[batch, channels, \*\] of 2 dimensions"):
+    ambiguous = fold(randomized(nn.Sequential(nn.Linear(5, 4), BatchNorm(4))))
+    with pytest.raises(AssertionError, match=r"must output \[batch, channels, \*\] with 2 dimensions"):
         ambiguous(torch.randn(3, 4, 5))
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_the_network(norm: str) -> None:
+def test_convnet(norm: str) -> None:
     torch.manual_seed(0)
-    model = stirred(ConvNet(norm))
+    model = randomized(ConvNet(norm))
     before = copy.deepcopy(model.state_dict())
     folded = fold(model)
-    assert norms(folded) == 0
+    assert count_norms(folded) == 0
     assert not folded.training
     x = torch.randn(8, 1, 28, 28)
     torch.testing.assert_close(folded(x), model(x), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(dict(model.state_dict()), dict(before), rtol=0, atol=0)
-    assert norms(model) == (0 if norm == "none" else 3)
+    assert count_norms(model) == (0 if norm == "none" else 3)
 
 
 class Branches(nn.Module):
-    """What must not be folded, under names that say nothing."""
+    """Normalizations that cannot be folded, with names that do not reveal the order of the layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,32 +115,32 @@ class Branches(nn.Module):
         self.e = BatchNorm(2)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.e(x)  # nothing before it
+        x = self.e(x)  # no preceding layer
         x = self.a(x)
-        x = self.z(x) + x  # the convolution's output is used twice
+        x = self.z(x) + x  # the output of the convolution is used twice
         x = self.b(self.b(x))  # a convolution that is called twice
         x = self.c(x)
-        y: Tensor = self.d(torch.relu(x))  # not straight after a convolution
+        y: Tensor = self.d(torch.relu(x))  # the preceding layer is a ReLU
         return y
 
 
-def test_what_cannot_be_folded_stays() -> None:
+def test_not_foldable() -> None:
     torch.manual_seed(0)
-    model = stirred(Branches())
+    model = randomized(Branches())
     folded = fold(model)
-    assert norms(folded) == 4
+    assert count_norms(folded) == 4
     x = torch.randn(3, 2, 5)
     torch.testing.assert_close(folded(x), model(x))
 
 
-class ScaledConvolution(nn.Conv1d):
+class TanhConvolution(nn.Conv1d):
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input).relu()
+        return super().forward(input).tanh()
 
 
-class ScaledNorm(BatchNorm):
+class TanhNorm(BatchNorm):
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input).relu()
+        return super().forward(input).tanh()
 
 
 def doubling(module: nn.Module, *args: Any) -> Any:
@@ -152,7 +152,7 @@ def parametrized() -> nn.Module:
 
 
 def hooked_weight() -> nn.Module:
-    """A weight that a hook works out anew at each call, as `torch.nn.utils.weight_norm` did."""
+    """A hook recomputes the weight in each call, as in `torch.nn.utils.weight_norm`."""
     model = nn.Sequential(nn.Conv1d(2, 4, 1), BatchNorm(4))
     stored = model.get_parameter("0.weight").detach().clone()
 
@@ -176,15 +176,15 @@ def hooked_norm() -> nn.Module:
 
 
 def other_convolution() -> nn.Module:
-    return nn.Sequential(ScaledConvolution(2, 4, 1), BatchNorm(4))
+    return nn.Sequential(TanhConvolution(2, 4, 1), BatchNorm(4))
 
 
 def other_norm() -> nn.Module:
-    return nn.Sequential(nn.Conv1d(2, 4, 1), ScaledNorm(4))
+    return nn.Sequential(nn.Conv1d(2, 4, 1), TanhNorm(4))
 
 
 class Tied(nn.Module):
-    """Its decoder reads the encoder's weight."""
+    """The decoder uses the weight of the encoder."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -192,43 +192,43 @@ class Tied(nn.Module):
         self.norm = BatchNorm(4)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = torch.relu(self.norm(self.encoder(x.mean(dim=1))))
+        h = torch.tanh(self.norm(self.encoder(x.mean(dim=1))))
         return nn.functional.linear(h, self.encoder.weight.t())
 
 
 @pytest.mark.parametrize(
     "make", [parametrized, hooked_weight, hooked_convolution, hooked_norm, other_convolution, other_norm, Tied]
 )
-def test_what_something_else_acts_on_is_the_same(make: Any) -> None:
+def test_hooks_subclasses_and_tied_weights(make: Any) -> None:
     torch.manual_seed(0)
-    model = stirred(make())
+    model = randomized(make())
     folded = fold(model)
     x = torch.randn(3, 2, 5)
     torch.testing.assert_close(folded(x), model(x))
 
 
-def test_unbatched_convolutions_are_refused() -> None:
-    """Without a batch, our layer takes a convolution's rows for its channels: the folded network does not."""
-    folded = fold(stirred(nn.Sequential(nn.Conv2d(1, 4, 1), BatchNorm(4))))
-    with pytest.raises(AssertionError, match=r"takes \[batch, channels, \*\] of 4 dimensions"):
+def test_unbatched_convolution() -> None:
+    """For an unbatched input, the layer would normalize over the rows of the image: the folded network rejects it."""
+    folded = fold(randomized(nn.Sequential(nn.Conv2d(1, 4, 1), BatchNorm(4))))
+    with pytest.raises(AssertionError, match=r"must output \[batch, channels, \*\] with 4 dimensions"):
         folded(torch.randn(1, 4, 6))
 
 
-def test_one_after_the_other() -> None:
+def test_consecutive_normalizations() -> None:
     torch.manual_seed(0)
     for first, x in ((nn.Linear(5, 4), torch.randn(3, 5)), (nn.Conv1d(2, 4, 1), torch.randn(3, 2, 5))):
-        model = stirred(nn.Sequential(first, BatchNorm(4), BatchNorm(4), nn.ReLU()))
+        model = randomized(nn.Sequential(first, BatchNorm(4), BatchNorm(4), nn.ReLU()))
         folded = fold(model)
-        assert norms(folded) == 0
+        assert count_norms(folded) == 0
         torch.testing.assert_close(folded(x), model(x), rtol=1e-5, atol=1e-5)
 
 
-def test_dtypes_stay() -> None:
-    model = stirred(nn.Sequential(nn.Linear(5, 4), BatchNorm(4))).bfloat16()
+def test_dtypes_do_not_change() -> None:
+    model = randomized(nn.Sequential(nn.Linear(5, 4), BatchNorm(4))).bfloat16()
     assert {parameter.dtype for parameter in fold(model).parameters()} == {torch.bfloat16}
 
 
-def test_training_mode_is_refused() -> None:
+def test_training_mode() -> None:
     with pytest.raises(ValueError, match=r"the network is in training mode; call model.eval\(\) first"):
         fold(nn.Sequential(nn.Linear(5, 4), BatchNorm(4)))
     model = nn.Sequential(nn.Linear(5, 4), BatchNorm(4)).eval()
@@ -238,16 +238,18 @@ def test_training_mode_is_refused() -> None:
 
 
 @pytest.mark.parametrize("layer", [BatchNorm, nn.BatchNorm1d])
-def test_no_running_estimates_is_refused(layer: Any) -> None:
+def test_no_running_statistics(layer: Any) -> None:
     model = nn.Sequential(nn.Linear(5, 4), layer(4, track_running_stats=False)).eval()
-    with pytest.raises(ValueError, match="layer '1' has no running estimates"):
+    with pytest.raises(
+        ValueError, match="cannot fold: layer '1' keeps no running statistics, so its output depends on the batch"
+    ):
         fold(model)
 
 
-def test_what_cannot_be_traced_is_refused() -> None:
-    class Choosing(nn.Module):
+def test_not_traceable() -> None:
+    class Conditional(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x if x.sum() > 0 else -x
 
     with pytest.raises(ValueError, match=r"cannot be traced by torch\.fx"):
-        fold(Choosing().eval())
+        fold(Conditional().eval())

@@ -1,4 +1,4 @@
-"""Population statistics against NumPy in float64 over all of the data at once."""
+"""Population statistics against NumPy in float64, computed from all data at once."""
 
 import copy
 import itertools
@@ -33,7 +33,7 @@ def data(n: int = 100) -> Tensor:
 
 
 def numpy_reference(model: Any, x: Tensor, *, unbiased: bool = True) -> list[tuple[Array, Array]]:
-    """Mean and variance at both layers, the first normalizing by its own for the second. In NumPy alone."""
+    """Mean and variance at both layers, in NumPy. The first layer normalizes by its own statistics."""
     w = {name: value.detach().numpy() for name, value in model.state_dict().items()}
     found = []
     h = x.numpy()
@@ -46,17 +46,17 @@ def numpy_reference(model: Any, x: Tensor, *, unbiased: bool = True) -> list[tup
     return found
 
 
-def estimates(model: Any) -> list[tuple[Array, Array]]:
+def statistics(model: Any) -> list[tuple[Array, Array]]:
     return [(model[i].running_mean.numpy(), model[i].running_var.numpy()) for i in (1, 4)]
 
 
 @pytest.mark.parametrize("layer", [BatchNorm, nn.BatchNorm1d])
 @pytest.mark.parametrize("sizes", [[100], [64, 36], [1] * 100, [99, 1], [7, 31, 2, 60], [50, 0, 50]], ids=str)
-def test_whole_however_it_is_cut(sizes: list[int], layer: type[nn.Module]) -> None:
-    """Exact to the rounding of float64, uneven batches included."""
+def test_whole_for_any_split(sizes: list[int], layer: type[nn.Module]) -> None:
+    """Accurate to rounding in float64, also for batches of different sizes."""
     model = network(layer)
     estimate_population(model, data().split(sizes))
-    np.testing.assert_allclose(np.hstack(estimates(model)), np.hstack(numpy_reference(model, data())), rtol=1e-12)
+    np.testing.assert_allclose(np.hstack(statistics(model)), np.hstack(numpy_reference(model, data())), rtol=1e-12)
 
 
 @settings(max_examples=40, deadline=None)
@@ -65,8 +65,8 @@ def test_whole_however_it_is_cut(sizes: list[int], layer: type[nn.Module]) -> No
     mean=st.sampled_from([0.0, 1.0, -1e4, 1e6]),
     shape=st.sampled_from([(), (3,), (2, 3), (2, 2, 2)]),
 )
-def test_whole_far_from_zero(cuts: list[int], mean: float, shape: tuple[int, ...]) -> None:
-    """Sound at large means, where E[x²] − E[x]² is not; any split, any number of trailing dimensions."""
+def test_whole_with_large_means(cuts: list[int], mean: float, shape: tuple[int, ...]) -> None:
+    """No cancellation at large means, for any split and any number of trailing dimensions."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 3, *shape)) + mean
     layer = BatchNorm(3, dtype=torch.float64)
@@ -85,12 +85,12 @@ def test_biased() -> None:
     model = network(unbiased=False)
     estimate_population(model, data().split(30))
     np.testing.assert_allclose(
-        np.hstack(estimates(model)), np.hstack(numpy_reference(model, data(), unbiased=False)), rtol=1e-12
+        np.hstack(statistics(model)), np.hstack(numpy_reference(model, data(), unbiased=False)), rtol=1e-12
     )
 
 
-def test_batches_is_the_papers_average() -> None:
-    """Mean over the batches of their means and of their unbiased variances, each batch normalized by itself."""
+def test_batches() -> None:
+    """The averages of the batches' means and unbiased variances, each batch normalized by its own statistics."""
     model = network()
     w = {name: value.detach().numpy() for name, value in model.state_dict().items()}
     means: list[list[Array]] = [[], []]
@@ -104,18 +104,18 @@ def test_batches_is_the_papers_average() -> None:
             h = (h - h.mean(axis=0)) / np.sqrt(h.var(axis=0) + 1e-5) * w[f"{norm}.weight"] + w[f"{norm}.bias"]
             h = np.maximum(h, 0)
     estimate_population(model, data().split(25), estimator="batches")
-    for (mean, var), m, v in zip(estimates(model), means, variances, strict=True):
+    for (mean, var), m, v in zip(statistics(model), means, variances, strict=True):
         np.testing.assert_allclose(mean, np.mean(m, axis=0), rtol=1e-12)
         np.testing.assert_allclose(var, np.mean(v, axis=0), rtol=1e-12)
 
 
-def test_the_first_samples() -> None:
+def test_samples() -> None:
     model = network()
     estimate_population(model, data().split(40), samples=50)
-    np.testing.assert_allclose(np.hstack(estimates(model)), np.hstack(numpy_reference(model, data()[:50])), rtol=1e-12)
+    np.testing.assert_allclose(np.hstack(statistics(model)), np.hstack(numpy_reference(model, data()[:50])), rtol=1e-12)
 
 
-def test_generators_and_labelled_batches() -> None:
+def test_generators_and_data_loaders() -> None:
     model, again = network(), network()
     estimate_population(model, data().split(40))
     estimate_population(again, ((x, torch.zeros(len(x))) for x in data().split(40)))
@@ -125,8 +125,8 @@ def test_generators_and_labelled_batches() -> None:
     torch.testing.assert_close(dict(model.state_dict()), dict(again.state_dict()))
 
 
-def test_evaluation_then_is_the_normalization_of_the_population() -> None:
-    """With all the data as one batch, training mode and evaluation by the population agree."""
+def test_evaluation_equals_training_on_one_batch() -> None:
+    """With all data in one batch, training mode gives the same output as evaluation with population statistics."""
     model = network(unbiased=False)
     model[5].p = 0.0
     expected = copy.deepcopy(model).train()(data())
@@ -135,7 +135,7 @@ def test_evaluation_then_is_the_normalization_of_the_population() -> None:
 
 
 @pytest.mark.parametrize("estimator", ["whole", "batches"])
-def test_all_else_stays(estimator: str) -> None:
+def test_nothing_else_changes(estimator: str) -> None:
     model = network(momentum=None)
     model(data())
     model[1].eval()
@@ -153,7 +153,7 @@ def test_all_else_stays(estimator: str) -> None:
 @pytest.mark.parametrize("estimator", ["whole", "batches"])
 @pytest.mark.parametrize("after", [0, 1, 3, 5, 6])
 def test_interrupted(after: int, estimator: str) -> None:
-    """Whenever it is interrupted, everything is as it was before, the estimates too."""
+    """After an interruption at any time nothing has changed, including the running statistics."""
     model = network()
     model(data())
     before = copy.deepcopy(model)
@@ -174,13 +174,13 @@ def test_interrupted(after: int, estimator: str) -> None:
     except KeyboardInterrupt:
         torch.testing.assert_close(dict(model.state_dict()), dict(before.state_dict()), rtol=0, atol=0)
     else:
-        assert estimator == "batches"  # it takes one pass
+        assert estimator == "batches"  # takes one pass
         assert after > 3 - 1
     assert [m.training for m in model.modules()] == [m.training for m in before.modules()]
     assert not any(m._forward_pre_hooks for m in model.modules())
 
 
-def test_progress_is_shown_for_each_pass() -> None:
+def test_progress() -> None:
     seen: list[int] = []
 
     def progress(batches: Any) -> Any:
@@ -202,7 +202,7 @@ def test_progress_is_shown_for_each_pass() -> None:
         ({"estimator": "batches"}, [data(4), data(1)], "more than one value per channel"),
     ],
 )
-def test_wrong_use(options: dict[str, Any], batches: list[Tensor], message: str) -> None:
+def test_invalid_arguments(options: dict[str, Any], batches: list[Tensor], message: str) -> None:
     model = network()
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(ValueError, match=message):
@@ -210,47 +210,47 @@ def test_wrong_use(options: dict[str, Any], batches: list[Tensor], message: str)
     torch.testing.assert_close(dict(model.state_dict()), dict(before), rtol=0, atol=0)
 
 
-def test_a_layer_without_estimates_is_named() -> None:
-    with pytest.raises(ValueError, match="layer '1' keeps no running estimates"):
+def test_layer_without_running_statistics_is_named() -> None:
+    with pytest.raises(ValueError, match="layer '1' keeps no running statistics"):
         estimate_population(network(track_running_stats=False), [data()])
 
 
-def test_a_network_without_normalization_is_left_alone() -> None:
+def test_network_without_normalization() -> None:
     estimate_population(nn.Linear(4, 2).double(), [data()])
 
 
-def test_a_generator_without_end() -> None:
+def test_infinite_generator() -> None:
     model = network()
     endless = (data()[first : first + 20] for first in itertools.cycle(range(0, 100, 20)))
     estimate_population(model, endless, samples=50)
-    np.testing.assert_allclose(np.hstack(estimates(model)), np.hstack(numpy_reference(model, data()[:50])), rtol=1e-12)
+    np.testing.assert_allclose(np.hstack(statistics(model)), np.hstack(numpy_reference(model, data()[:50])), rtol=1e-12)
 
 
-def test_the_first_samples_are_the_same_in_every_pass() -> None:
-    """Also where the data come in another order each time."""
+def test_samples_are_the_same_in_every_pass() -> None:
+    """Even if the data are shuffled."""
     passes: list[set[float]] = []
 
-    class Noting(nn.Module):
+    class Recorder(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             passes.append(set(x[:, 0].tolist()))
             return x
 
-    model = nn.Sequential(Noting(), *network())
+    model = nn.Sequential(Recorder(), *network())
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(data()), batch_size=10, shuffle=True)
     estimate_population(model, loader, samples=10)
     assert len(passes) >= 2
     assert all(seen == passes[0] for seen in passes)
 
 
-def test_a_layer_that_is_called_twice() -> None:
+def test_layer_that_is_called_twice() -> None:
     layer = BatchNorm(4, dtype=torch.float64)
     model = nn.Sequential(layer, nn.ReLU(), layer)
-    with pytest.raises(ValueError, match=r"layer '0' is called more than once .* use estimator='batches'"):
+    with pytest.raises(ValueError, match=r"layer '0' is called more than once per input, .* use estimator='batches'"):
         estimate_population(model, [data()])
     estimate_population(model, [data()], estimator="batches")
 
 
-def test_a_layer_that_is_called_by_keyword() -> None:
+def test_layer_that_is_called_by_keyword() -> None:
     class Keyword(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -265,7 +265,7 @@ def test_a_layer_that_is_called_by_keyword() -> None:
     torch.testing.assert_close(model.norm.running_mean, data().mean(dim=0))
 
 
-def test_what_a_module_does_when_it_changes_modes_is_not_done() -> None:
+def test_overridden_train_method_is_not_called() -> None:
     class Merging(nn.Linear):
         def train(self, mode: bool = True) -> Any:
             with torch.no_grad():

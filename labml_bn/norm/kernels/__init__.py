@@ -1,1 +1,1 @@
-"""The four verbs (`moments`, `normalize`, `gradient_sums`, `input_gradient`), once per kind of hardware."""
+"""The four operations that every backend implements: moments, normalize, gradient_sums and input_gradient."""

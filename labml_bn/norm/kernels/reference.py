@@ -1,15 +1,11 @@
-r"""The four verbs of batch normalization, in plain tensor operations.
+r"""The reference implementation of the four operations of batch normalization, in plain tensor operations.
 
-Read this file first. It runs on any device and in any floating dtype, and it is the standard that every faster
-kernel is held against.
+It runs on any device and in any floating dtype. Faster kernels are tested against it.
 
-Throughout, `x` has shape [batch, channels, *]: a channel's values are all those with the same index in dimension 1,
-and $m$ is their number (for an image layer: batch · height · width, §3.2 of the paper). Per-channel vectors have
-shape [channels]. Narrow inputs (float16, bfloat16) are computed with in float32, since the sum of a few thousand
-half-precision numbers has no correct digit left.
-
-The paper: Ioffe & Szegedy 2015, *Batch Normalization: Accelerating Deep Network Training by Reducing Internal
-Covariate Shift*, arXiv 1502.03167.
+In all of them `x` has shape [batch, channels, *]. The values of a channel are all those with the same index in
+dimension 1, and $m$ is their number; for images, $m$ is batch · height · width (§3.2). Per-channel vectors have shape
+[channels]. The arithmetic is in float32 or wider for every dtype of x, because a sum of several thousand values in
+float16 or bfloat16 has few correct digits, if any.
 """
 
 import torch
@@ -17,15 +13,15 @@ from torch import Tensor
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    r"""The mean and the biased variance of each channel (Algorithm 1, lines 1 and 2).
+    r"""Compute the mean and the biased variance of each channel (Algorithm 1, lines 1 and 2).
 
     $$\mu = \frac{1}{m} \sum_i x_i \qquad \sigma^2 = \frac{1}{m} \sum_i (x_i - \mu)^2$$
 
-    The variance is gathered from differences to the mean (Welford's method, inside `var_mean`). The textbook's
-    shortcut $E[x^2] - E[x]^2$ subtracts two numbers near $10^8$ where the mean is $10^4$: with the seven digits of
-    float32 nothing is left of a variance of 1, and it can come out negative.
+    `var_mean` computes both in one pass with Welford's algorithm, which sums squared differences from the mean. The
+    shorter formula $E[x^2] - E[x]^2$ suffers from cancellation: with a mean of $10^4$ it subtracts two numbers near
+    $10^8$. The seven digits of float32 then leave nothing of a variance of 1, and the result can be negative.
 
-    Returns (mean, var), each [channels], in float32 or in x's own dtype where that is wider.
+    Returns (mean, var), each [channels], in float32 or wider.
     """
     x = widen(x)
     var, mean = torch.var_mean(x, dim=all_but_channels(x), correction=0)
@@ -37,10 +33,10 @@ def normalize(x: Tensor, mean: Tensor, inv_std: Tensor, weight: Tensor | None, b
 
     $$\hat x_i = \frac{x_i - \mu}{\sqrt{\sigma^2 + \epsilon}} \qquad y_i = \gamma \hat x_i + \beta$$
 
-    The mean is subtracted first. Folding all of it into one multiplication and one addition, as an evaluation might,
-    would round twice at the size of the mean before the two cancel.
+    The mean is subtracted first. A single multiplication and addition per value, with the mean merged into the shift,
+    would compute two terms of the size of the scaled mean. Their rounding errors remain when the terms cancel.
 
-    `inv_std` is $1 / \sqrt{\sigma^2 + \epsilon}$; `weight` is $\gamma$ (None: 1) and `bias` is $\beta$ (None: 0).
+    `inv_std` is $1 / \sqrt{\sigma^2 + \epsilon}$. `weight` is $\gamma$ (None: 1) and `bias` is $\beta$ (None: 0).
     Returns y in the shape and dtype of x.
     """
     centred = widen(x) - along(mean, x)
@@ -50,13 +46,13 @@ def normalize(x: Tensor, mean: Tensor, inv_std: Tensor, weight: Tensor | None, b
 
 
 def gradient_sums(dy: Tensor, x: Tensor, mean: Tensor, inv_std: Tensor) -> tuple[Tensor, Tensor]:
-    r"""What the loss says of each channel as a whole (§3, the chain rule).
+    r"""Compute the per-channel gradient sums, which are the gradients of bias and weight (§3).
 
     $$\frac{\partial \ell}{\partial \beta} = \sum_i \frac{\partial \ell}{\partial y_i} \qquad
       \frac{\partial \ell}{\partial \gamma} = \sum_i \frac{\partial \ell}{\partial y_i} \, \hat x_i$$
 
-    The two are the gradients of bias and weight, and they are all that `input_gradient` needs to know of the other
-    values of the channel.
+    `input_gradient` needs them, too: through the mean and the variance, every value of a channel depends on every
+    other, but only by these two numbers.
 
     Returns (sum of dy, sum of dy · x̂), each [channels], in float32 or wider.
     """
@@ -72,25 +68,23 @@ def input_gradient(
     mean: Tensor,
     inv_std: Tensor,
     weight: Tensor | None,
-    mean_dy: Tensor | None,
-    mean_dy_xhat: Tensor | None,
+    mean_dy: Tensor,
+    mean_dy_xhat: Tensor,
 ) -> Tensor:
-    r"""The gradient of the input, in closed form (derived in `labml_bn.norm.functional`).
+    r"""Compute the gradient of the input (derived in `labml_bn.norm.functional`).
 
     $$\frac{\partial \ell}{\partial x_i} = \frac{\gamma}{\sqrt{\sigma^2 + \epsilon}} \left(
       \frac{\partial \ell}{\partial y_i}
       - \frac{1}{m} \sum_j \frac{\partial \ell}{\partial y_j}
       - \hat x_i \, \frac{1}{m} \sum_j \frac{\partial \ell}{\partial y_j} \hat x_j \right)$$
 
-    Two things are taken away from dy: its mean, because adding a constant to a channel changes nothing, and its part
-    along x̂, because stretching a channel changes nothing either. Where the statistics are constants (evaluation),
-    both means are None, and what is left is the derivative of an affine map.
+    Two terms are subtracted from dy. The first is its mean, because adding a constant to all values of a channel does
+    not change the output. The second is its projection onto x̂, because scaling them does not change it either (up to
+    $\epsilon$).
 
-    Returns dx in the shape and dtype of x.
+    `mean_dy` and `mean_dy_xhat` are the gradient sums divided by $m$. Returns dx in the shape and dtype of x.
     """
     scale = inv_std if weight is None else weight * inv_std
-    if mean_dy is None or mean_dy_xhat is None:
-        return (widen(dy) * along(scale, x)).to(x.dtype)
     centred = widen(x) - along(mean, x)
     dx = torch.addcmul(along(-scale * mean_dy, x), widen(dy), along(scale, x))
     dx = torch.addcmul(dx, centred, along(-scale * inv_std * mean_dy_xhat, x))
@@ -98,15 +92,15 @@ def input_gradient(
 
 
 def widen(x: Tensor) -> Tensor:
-    """x in float32, or in its own dtype where that is wider."""
+    """Convert x to float32, unless its dtype is wider."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def along(vector: Tensor, x: Tensor) -> Tensor:
-    """A per-channel vector [channels] in the shape [1, channels, 1, ...] that broadcasts over x."""
+    """Reshape a per-channel vector [channels] to [1, channels, 1, ...], so that it broadcasts over x."""
     return vector.reshape(1, -1, *[1] * (x.dim() - 2))
 
 
 def all_but_channels(x: Tensor) -> list[int]:
-    """The dimensions that the statistics run over: every one but dimension 1."""
+    """The dimensions over which the statistics are computed: all except dimension 1."""
     return [0, *range(2, x.dim())]

@@ -1,0 +1,1 @@
+"""What all commands share: their form and exit status, errors, atomic files, tables of text."""

@@ -1,0 +1,50 @@
+"""Errors that a user can cause. A command reports each in one line, without a traceback."""
+
+import contextlib
+from collections.abc import Iterator
+
+
+class UserError(Exception):
+    """Something that the user can fix. The message is one line: what is wrong, and what to do."""
+
+    label = "error"
+    status = 1  # the exit status of a command that failed
+
+
+class UsageError(UserError):
+    """A command, key or value that is written wrong."""
+
+    status = 2
+
+
+class StoppedError(UserError):
+    """A signal ended the command, and there is something to say about it. `status` is 130 (SIGINT) or 143 (SIGTERM)."""
+
+    label = "interrupted"
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Terminated(KeyboardInterrupt):
+    """The system asks the process to end (SIGTERM)."""
+
+
+def exit_status(interrupt: KeyboardInterrupt) -> int:
+    """The exit status for Ctrl-C (130) or SIGTERM (143)."""
+    return 143 if isinstance(interrupt, Terminated) else 130
+
+
+def reason(error: OSError) -> str:
+    """Why a system call failed, in the system's words: `No space left on device`."""
+    return error.strerror or str(error)
+
+
+@contextlib.contextmanager
+def os_errors_as(message: str) -> Iterator[None]:
+    """Turn an OSError in the block into a UserError: `message`, then the reason."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{message}: {reason(error)}") from error

@@ -1,0 +1,103 @@
+"""MNIST and FashionMNIST as tensors, and batches of them.
+
+The images of a split are one uint8 tensor on the device that trains. A batch is an index into it, normalized on that
+device, so the data set costs no Python work per image.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from labml_bn.data.download import ensure_files
+
+#: The names of the classes, by data set.
+CLASSES = {
+    "MNIST": [str(digit) for digit in range(10)],
+    "FashionMNIST": [
+        *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+        *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+    ],
+}
+
+#: Mean and standard deviation of the training pixels, in [0, 1], by data set.
+PIXELS = {"MNIST": (0.1307, 0.3081), "FashionMNIST": (0.2860, 0.3530)}
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """The training or the test split of a data set.
+
+    `images` is [n, 28, 28] uint8 and `labels` [n] int64, on one device. A batch has the pixels divided by 255, then
+    normalized by `mean` and `std`, in `dtype`.
+    """
+
+    images: Tensor
+    labels: Tensor
+    mean: float
+    std: float
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, dataset: str, images: Tensor, labels: Tensor, dtype: torch.dtype) -> "ImageSet":
+        """Images that are normalized as those of `dataset`."""
+        mean, std = PIXELS[dataset]
+        return cls(images, labels, mean, std, dtype)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __repr__(self) -> str:
+        return f"{len(self)} images"
+
+    def batch(self, index: slice | Tensor) -> tuple[Tensor, Tensor]:
+        """The images at `index`, normalized, [batch, 1, 28, 28], and their labels [batch]."""
+        pixels = self.images[index].unsqueeze(1).to(self.dtype) / 255
+        return (pixels - self.mean) / self.std, self.labels[index]
+
+    def batches(self, batch_size: int, start: int = 0, stop: int | None = None) -> "Batches":
+        """The images from `start` to `stop` in order, in batches; the last may be smaller."""
+        return Batches(self, batch_size, range(len(self))[start:stop])
+
+    def shuffled(self, batch_size: int, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """All images in a random order, in batches from number `start` on; the last may be smaller.
+
+        The order depends on `seed` and `epoch` alone: it is the same on every device, and after a resume.
+        """
+        order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(self)))
+        for index in order.to(self.labels.device).split(batch_size)[start:]:
+            yield self.batch(index)
+
+
+class Batches(Iterable[tuple[Tensor, Tensor]]):
+    """Consecutive images in batches, each created when it is needed. Can be iterated repeatedly."""
+
+    def __init__(self, images: ImageSet, batch_size: int, indices: range) -> None:
+        self._images = images
+        self._parts = [indices[first : first + batch_size] for first in range(0, len(indices), batch_size)]
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return (self._images.batch(slice(part.start, part.stop)) for part in self._parts)
+
+
+def load(
+    dataset: str, data_path: Path, *, train: bool, samples: int, device: torch.device, dtype: torch.dtype
+) -> ImageSet:
+    """The first `samples` images of the training or the test split of `dataset`, a key of `PIXELS`.
+
+    Missing files are downloaded to `data_path`. Raises UserError if they cannot be obtained.
+    """
+    folder = ensure_files(dataset, data_path)
+    split = "train" if train else "t10k"
+    # The files are verified, so their format is known: a short header, then a byte for each pixel or label.
+    # torchvision would read the same, after an import that takes longer than torch's own.
+    pixels = np.fromfile(folder / f"{split}-images-idx3-ubyte", np.uint8, count=samples * 28 * 28, offset=16)
+    classes = np.fromfile(folder / f"{split}-labels-idx1-ubyte", np.uint8, count=samples, offset=8)
+    images, labels = torch.from_numpy(pixels.reshape(-1, 28, 28)), torch.from_numpy(classes).long()
+    return ImageSet.of(dataset, images.to(device), labels.to(device), dtype)

@@ -1,0 +1,39 @@
+"""Context managers that observe a network without changing it: evaluation mode and forward pre-hooks."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Set every module of `model` to evaluation mode for the block, then restore the mode of each.
+
+    The attribute is set directly, because `model.eval()` also calls overridden `train` methods, which may have side
+    effects.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in modes:
+            module.training = False
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextlib.contextmanager
+def forward_pre_hook(layers: Iterable[nn.Module], hook: Callable[[Any, Tensor], Any]) -> Iterator[None]:
+    """Within the block, call `hook(layer, input)` before each forward pass of each layer. Its result is ignored."""
+
+    def call_hook(layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
+        hook(layer, args[0] if args else kwargs["input"])
+
+    handles = [layer.register_forward_pre_hook(call_hook, with_kwargs=True) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,199 @@
+"""A run as its folder records it: its settings, its status, its metrics. Damaged files are read as far as possible.
+
+The log of a run that is running or was killed may end in half a line, which is ignored.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from labml_bn.cli.errors import UsageError
+from labml_bn.cli.files import read_yaml
+from labml_bn.records.folder import ENDS, LOCK, LOG, list_runs
+from labml_bn.settings import KEYS, complete, from_record, name_of
+
+#: The status of a run. labml records the first three when it ends; without such a record, it is running or was killed.
+COMPLETED, INTERRUPTED, CRASHED, RUNNING, KILLED = "completed", "interrupted", "crashed", "running", "killed"
+
+
+@dataclass(frozen=True)
+class Series:
+    """A metric: its values [n, channels] in float64 at `steps` [n], the number of training images seen."""
+
+    steps: NDArray[np.int64]
+    values: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run as its folder records it.
+
+    `started` and `ended` are seconds since 1970; for a run that is running or was killed, `ended` is the time of its
+    last metrics. `elapsed` are the seconds of training until then, without pauses. `settings` has every key. `info` and
+    `configs` are labml's `run.yaml` and `configs.yaml`.
+    """
+
+    folder: Path
+    info: dict[str, Any]
+    configs: dict[str, Any]
+    settings: dict[str, Any]
+    started: float
+    ended: float
+    elapsed: float
+    status: str
+
+    @property
+    def uuid(self) -> str:
+        """The name of the run's folder."""
+        return self.folder.resolve().name
+
+    @property
+    def name(self) -> str:
+        """A short name: the normalization, and the settings that differ from the defaults."""
+        return name_of(self.settings)
+
+    def metrics(self, *names: str) -> dict[str, Series]:
+        """The run's metrics, or only those with these names, each sorted by step."""
+        points: dict[str, list[Any]] = {}
+        wanted = [f'"{name}"'.encode() for name in names]
+        for line in _lines(self.folder / LOG):
+            if names and not any(name in line for name in wanted):
+                continue  # parsing a long line takes long
+            track = _entry(line).get("track")
+            for name, added in track.items() if isinstance(track, dict) else ():
+                if isinstance(added, list) and (not names or name in names):
+                    points.setdefault(name, []).extend(added)
+        series = {name: _series(of_name) for name, of_name in points.items()}
+        return {name: of_name for name, of_name in series.items() if len(of_name.steps)}
+
+
+def read_run(folder: Path) -> Record:
+    """The run in `folder`; what cannot be read has its default."""
+    info = read_yaml(folder / "run.yaml")
+    configs = read_yaml(folder / "configs.yaml")
+    started = _start_time(info, folder)
+    noted, logged = _last_entry(folder / ENDS), _last_entry(folder / LOG)
+    status = noted.get("status")
+    if is_running(folder):
+        status = RUNNING
+    elif status not in (COMPLETED, INTERRUPTED, CRASHED):
+        status = KILLED
+    ended = _number((logged if status in {RUNNING, KILLED} else noted).get("time"), started)
+    elapsed = _number(logged.get("elapsed"), max(0.0, ended - started))
+    return Record(folder, info, configs, _settings(configs), started, ended, elapsed, status)
+
+
+def read_runs(logs: Path) -> list[Record]:
+    """All runs in `logs`, newest first."""
+    return [read_run(folder) for folder in list_runs(logs)]
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a process holds the run's lock. The system releases it however the process ends."""
+    lock = folder / LOCK
+    if not lock.exists():
+        return False
+    try:
+        # Another call of this function may hold it for a moment.
+        with FileLock(lock, timeout=0.1, poll_interval=0.01):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # a read-only folder
+        return False
+
+
+def short_uuids(runs: Iterable[Record], at_least: int = 8) -> dict[str, str]:
+    """For each run's uuid its shortest unique prefix of at least so many characters, equally long for all."""
+    uuids = {run.uuid for run in runs}
+    length = at_least
+    while len({uuid[:length] for uuid in uuids}) < len(uuids):
+        length += 1
+    return {uuid: uuid[:length] for uuid in uuids}
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    """The complete lines of a file."""
+    try:
+        with path.open("rb") as file:
+            yield from (line for line in file if line.endswith(b"\n"))
+    except OSError:
+        return
+
+
+def _last_entry(path: Path) -> dict[str, Any]:
+    """The object on the last complete line of a file, without reading all of it."""
+    try:
+        with path.open("rb") as file:
+            end, length = path.stat().st_size, 1 << 16
+            while True:
+                file.seek(max(0, end - length))
+                lines = file.read(length).split(b"\n")[:-1]  # after the last line break there is only half a line
+                if len(lines) > 1 or length >= end:
+                    return _entry(lines[-1]) if lines else {}
+                length *= 8
+    except OSError:
+        return {}
+
+
+def _entry(line: bytes) -> dict[str, Any]:
+    """The object on a line, or an empty one if the line is damaged."""
+    try:
+        entry = json.loads(line)
+    except ValueError:
+        return {}
+    return entry if isinstance(entry, dict) else {}
+
+
+def _series(points: list[Any]) -> Series:
+    """The series of logged points [step, values]; malformed points are ignored."""
+    try:
+        steps = np.array([step for step, _ in points], dtype=np.int64)
+        values = np.array([value for _, value in points], dtype=np.float64)
+        if values.ndim != 2 or values.shape[1] == 0:
+            raise ValueError
+    except (ValueError, TypeError, OverflowError):
+        whole = [point for point in points if _is_point(point)]
+        whole = [point for point in whole if len(point[1]) == len(whole[0][1])]
+        return _series(whole) if whole else Series(np.zeros(0, np.int64), np.zeros((0, 1)))
+    order = steps.argsort(kind="stable")
+    return Series(steps[order], values[order])
+
+
+def _is_point(point: Any) -> bool:
+    if not (isinstance(point, list) and len(point) == 2 and isinstance(point[0], int) and abs(point[0]) < 1 << 62):
+        return False
+    values = point[1]
+    return isinstance(values, list) and len(values) > 0 and all(isinstance(value, int | float) for value in values)
+
+
+def _number(value: Any, otherwise: float) -> float:
+    return float(value) if isinstance(value, int | float) and abs(value) < 1e15 else otherwise
+
+
+def _settings(configs: dict[str, Any]) -> dict[str, Any]:
+    """The settings in labml's `configs.yaml`: each key has the given value (`value`) and the computed one."""
+    settings: dict[str, Any] = {}
+    for key, entry in configs.items():
+        if key in KEYS and isinstance(entry, dict):
+            for value in (entry.get("value"), entry.get("computed")):
+                try:
+                    settings |= from_record({key: value})
+                    break
+                except UsageError:
+                    continue
+    return complete(settings)
+
+
+def _start_time(info: dict[str, Any], folder: Path) -> float:
+    try:
+        return datetime.strptime(f"{info['trial_date']} {info['trial_time']}", "%Y-%m-%d %H:%M:%S").timestamp()
+    except (KeyError, ValueError):
+        return folder.stat().st_mtime

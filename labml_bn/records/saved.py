@@ -1,0 +1,35 @@
+"""What a run's checkpoints and weights have in common: both are refused in the same words if they cannot be used."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from labml_bn.cli.errors import UsageError, UserError
+from labml_bn.settings import from_record
+
+
+def check_format(path: Path, found: object, expected: str) -> None:
+    """Raise UserError unless the file has the format that this version writes."""
+    if found != expected:
+        raise UserError(f"{path} was not written by this version of labml_bn")
+
+
+def read_settings(path: Path, settings: Any) -> dict[str, Any]:
+    """The settings in the file. Raises UserError if this version does not know them."""
+    try:
+        if not isinstance(settings, dict):
+            raise UsageError("they are not keys and values")
+        return from_record(settings)
+    except UsageError as error:
+        raise UserError(f"{path} has settings that this version does not know: {error}") from error
+
+
+@contextlib.contextmanager
+def matching_architecture(path: Path | str) -> Iterator[None]:
+    """Turn PyTorch's errors while a saved state is loaded into a UserError with the first difference."""
+    try:
+        yield
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+        difference = str(error).splitlines()[-1].strip()
+        raise UserError(f"{path} does not match the architecture in its settings: {difference}") from error

@@ -1,0 +1,1 @@
+"""The network of a finished run: its weights, its evaluation, its export."""

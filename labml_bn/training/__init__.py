@@ -1,0 +1,1 @@
+"""One run, from its settings to its weights. The only package that imports labml."""

@@ -1,0 +1,74 @@
+"""What a user sees of a run: a live line on a terminal, or a plain line per validation when output is redirected."""
+
+import sys
+import time
+
+from tqdm import tqdm
+
+from labml_bn.training.loop import Evaluation
+
+
+class Console:
+    """Shows the progress of a run.
+
+    Arguments:
+        epochs: the number of epochs
+        images: training images in an epoch
+        batch_size: images in a batch
+        seen: images seen before, if the run is resumed
+    """
+
+    def __init__(self, epochs: int, images: int, batch_size: int, seen: int = 0) -> None:
+        self._epochs = epochs
+        self._steps = -(-images // batch_size)
+        self._live = sys.stdout.isatty()
+        self._bar = tqdm(
+            total=epochs * images,
+            initial=seen,
+            desc=f"epoch {min(seen // images + 1, epochs)}/{epochs}",
+            unit=" images",
+            unit_scale=True,
+            disable=not self._live,
+            dynamic_ncols=True,
+            leave=False,
+            file=sys.stdout,
+        )
+        self._seen = 0
+        self._started = self._epoch_started = time.monotonic()
+
+    def __enter__(self) -> "Console":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()
+
+    def batch(self, images: int) -> None:
+        """Advance the live line."""
+        self._seen += images
+        self._bar.update(images)
+
+    def validation(self, epoch: int, step: int, loss: float, accuracy: float, valid: Evaluation) -> None:
+        """Show the training and validation metrics."""
+        train = f"train loss {loss:.4f} accuracy {accuracy:.2%}"
+        test = f"valid loss {valid.loss:.4f} accuracy {valid.accuracy:.2%}"
+        if self._live:
+            self._bar.set_postfix_str(f"loss {loss:.4f}, accuracy {valid.accuracy:.2%}")
+        else:
+            where = f"epoch {epoch}/{self._epochs} step {step}/{self._steps}"
+            speed = f"{self._seen / (time.monotonic() - self._started):,.0f} images/s"
+            self._print(f"{where}: {train}, {test}, {speed}")
+
+    def epoch(self, epoch: int, test: Evaluation) -> None:
+        """Print a line that stays for each epoch."""
+        now = time.monotonic()
+        seconds, self._epoch_started = now - self._epoch_started, now
+        self._print(
+            f"epoch {epoch}/{self._epochs}: test loss {test.loss:.4f} accuracy {test.accuracy:.2%}, {seconds:.1f} s"
+        )
+        self._bar.set_description(f"epoch {min(epoch + 1, self._epochs)}/{self._epochs}")
+
+    def _print(self, line: str) -> None:
+        if self._live:
+            self._bar.write(line, file=sys.stdout)
+        else:
+            print(line, flush=True)

@@ -1,0 +1,191 @@
+"""The training loop: one visible way from the parts of a run to a trained network."""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from labml_bn.cli.errors import UserError
+from labml_bn.norm.hooks import evaluating
+from labml_bn.training import tracking
+from labml_bn.training.parts import Configs
+from labml_bn.training.schedule import Schedule
+from labml_bn.training.stopping import Stop
+
+
+class DivergedError(UserError):
+    """The loss, a parameter or a running statistic became NaN or infinite."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The mean loss of a network on `images` images, and how many it classified correctly."""
+
+    loss: float
+    correct: int
+    images: int
+
+    @property
+    def accuracy(self) -> float:
+        """The fraction of correct predictions."""
+        return self.correct / self.images
+
+
+class Watcher(Protocol):
+    """Follows the training process. `epoch` and `step` count from 1."""
+
+    def batch(self, images: int) -> None:
+        """A step on a batch of `images` was taken. An exception raised here ends the training process."""
+
+    def validation(self, epoch: int, step: int, loss: float, accuracy: float, valid: Evaluation) -> None:
+        """A part of the test images was evaluated; `loss` and `accuracy` are of the training batches since the last."""
+
+    def epoch(self, epoch: int, test: Evaluation) -> None:
+        """An epoch has ended, and all the test images were evaluated."""
+
+
+@dataclass
+class Progress:
+    """How far a run has come: `step` batches of the epoch `epoch` (from 0), `seen` images in all.
+
+    `metrics` are those of these batches that are not logged yet.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    seen: int = 0
+    metrics: tracking.TrainingMetrics = field(default_factory=tracking.TrainingMetrics)
+
+
+def train(
+    c: Configs,
+    watcher: Watcher,
+    progress: Progress | None = None,
+    save: Callable[[Progress, Evaluation | None], object] = lambda progress, test: None,
+    stop: Stop | None = None,
+) -> Evaluation | None:
+    """Train and log as configured. Returns the last evaluation on all test images, or None if no epoch was left.
+
+    Continues from `progress`, which it updates. `save` is called whenever a checkpoint is due: after some of the
+    validations, at the end of an epoch (with its evaluation), and when `stop` is requested. Raises DivergedError for a
+    loss, parameter or running statistic that is NaN or infinite, and the interrupt that `stop` has caught.
+    """
+    p, stop, test = progress or Progress(), stop or Stop(), None
+    schedule = make_schedule(c)
+    try:
+        for images, labels in _remaining_batches(c, p):
+            place = f"epoch {p.epoch + 1}, step {p.step + 1}: "
+            loss, correct = train_step(c.model, c.optimizer, images, labels, place)
+            p.step += 1
+            p.seen += len(labels)
+            p.metrics.add(p.seen, len(labels), loss, correct)
+            watcher.batch(len(labels))
+
+            if schedule.validation_due(p.step):
+                _validate(c, watcher, p, schedule.share(p.step, len(c.valid_set)))
+            interrupt = stop.requested
+            epoch_ends = schedule.epoch_ends(p.step)
+            save_due = schedule.checkpoint_due(p.epoch, p.step) or interrupt is not None
+            if epoch_ends or save_due:
+                _check_finite(c.model, p)
+            epoch_test = _end_epoch(c, p) if epoch_ends else None
+            finished = p.epoch == c.epochs
+            if save_due or finished:
+                save(p, epoch_test)
+            if epoch_test:
+                watcher.epoch(p.epoch, epoch_test)
+                test = epoch_test
+            if interrupt and not finished:
+                raise interrupt
+    finally:
+        p.metrics.save()
+    return test
+
+
+def make_schedule(c: Configs) -> Schedule:
+    """When validations and checkpoints are due with these settings."""
+    steps = math.ceil(len(c.train_set) / c.train_batch_size)
+    return Schedule(steps, c.inner_iterations, max(1, round(c.checkpoint_interval * c.inner_iterations)))
+
+
+def _remaining_batches(c: Configs, p: Progress) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches from `p` to the end of the last epoch."""
+    first_epoch, first_step = p.epoch, p.step
+    for epoch in range(first_epoch, c.epochs):
+        start = first_step if epoch == first_epoch else 0
+        yield from c.train_set.shuffled(c.train_batch_size, c.seed.seed, epoch, start)
+
+
+def train_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, place: str = ""
+) -> tuple[Tensor, Tensor]:
+    """One optimizer step on a batch. Returns its mean loss and its number of correct predictions, on the device.
+
+    Raises DivergedError, which begins with `place`, for a loss that is NaN or infinite; the parameters are unchanged.
+    """
+    model.train()
+    logits = model(images)
+    loss = F.cross_entropy(logits, labels)
+    if not loss.isfinite():
+        cause = _first_non_finite(model) or "the overflow is in the logits"
+        raise DivergedError(f"{place}the loss is {loss.item()}: {cause}")
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.detach(), (logits.argmax(dim=1) == labels).sum()
+
+
+def _validate(c: Configs, watcher: Watcher, p: Progress, share: range) -> None:
+    """Log the training metrics since the last validation, and evaluate a share of the test images."""
+    train_loss, train_accuracy = p.metrics.save()
+    tracking.save_running_statistics(p.seen, c.model)
+    if not share:
+        tracking.flush()
+        return
+    valid = evaluate(c.model, c.valid_set.batches(c.valid_batch_size, share.start, share.stop))
+    tracking.save_evaluation(p.seen, "valid", valid.loss, valid.accuracy)
+    tracking.flush()
+    watcher.validation(p.epoch + 1, p.step, train_loss, train_accuracy, valid)
+
+
+def _end_epoch(c: Configs, p: Progress) -> Evaluation:
+    """Evaluate and log all the test images, and move `p` to the start of the next epoch."""
+    test = evaluate(c.model, c.valid_set.batches(c.valid_batch_size))
+    tracking.save_evaluation(p.seen, "test", test.loss, test.accuracy)
+    tracking.flush()
+    p.epoch, p.step = p.epoch + 1, 0
+    return test
+
+
+def _check_finite(model: nn.Module, p: Progress) -> None:
+    """Raise DivergedError for a network that no run can be resumed from."""
+    first = _first_non_finite(model)
+    if first is not None:
+        raise DivergedError(f"epoch {p.epoch + 1}, step {p.step}: {first}")
+
+
+def _first_non_finite(model: nn.Module) -> str | None:
+    """The first layer, from the input on, with non-finite values: running statistics before parameters."""
+    for tensors in (model.named_buffers(), model.named_parameters()):
+        for name, tensor in tensors:
+            if not tensor.isfinite().all():
+                layer, _, what = name.rpartition(".")
+                return f"non-finite values; first in {layer}'s {what}"
+    return None
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
+    """Evaluate the network on some batches, in evaluation mode; each module's mode is restored afterwards."""
+    loss, correct, images = 0.0, 0, 0
+    with evaluating(model):
+        for x, labels in batches:
+            logits = model(x)
+            loss += F.cross_entropy(logits, labels, reduction="sum").item()
+            correct += int((logits.argmax(dim=1) == labels).sum())
+            images += len(labels)
+    return Evaluation(loss / images, correct, images)

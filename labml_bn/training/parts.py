@@ -1,0 +1,134 @@
+"""The parts of a run, such as its network and optimizer, as labml computes them from the settings.
+
+The meaning and the default of each setting stand in `settings.py`; labml gets every default from there.
+"""
+
+import platform
+from importlib import metadata
+from typing import Any
+
+import torch
+from labml.configs import BaseConfigs, meta_config, option
+from labml_helpers.optimizer import OptimizerConfigs
+from labml_helpers.seed import SeedConfigs
+
+import labml_bn
+from labml_bn.cli.files import resolve_folder
+from labml_bn.data import mnist
+from labml_bn.data.mnist import ImageSet
+from labml_bn.models import ConvNet, choose_device
+from labml_bn.settings import default
+from labml_bn.training.labml_patches import silence_monitor
+
+
+class Seed(SeedConfigs):  # type: ignore[misc]
+    """labml-helpers' seeding of PyTorch and NumPy."""
+
+    seed: int = default("seed.seed")
+
+
+class Device(BaseConfigs):  # type: ignore[misc]
+    """The device that trains."""
+
+    use_cuda: bool = default("device.use_cuda")
+    cuda_device: int = default("device.cuda_device")
+    device: torch.device
+
+    def __init__(self) -> None:
+        super().__init__(_primary="device")
+
+
+class Optimizer(OptimizerConfigs):  # type: ignore[misc]
+    """labml-helpers' optimizers."""
+
+    optimizer: torch.optim.Optimizer = default("optimizer.optimizer")
+    learning_rate: float = default("optimizer.learning_rate")
+    betas: list[float] = default("optimizer.betas")
+    eps: float = default("optimizer.eps")
+    momentum: float = default("optimizer.momentum")
+
+
+class Configs(BaseConfigs):  # type: ignore[misc]
+    """A run: its settings, and below them the parts that labml computes."""
+
+    epochs: int = default("epochs")
+    dataset: str = default("dataset")
+    norm: str = default("norm")
+    train_batch_size: int = default("train_batch_size")
+    valid_batch_size: int = default("valid_batch_size")
+    inner_iterations: int = default("inner_iterations")
+    train_samples: int = default("train_samples")
+    valid_samples: int = default("valid_samples")
+    dtype: str = default("dtype")
+    checkpoint_interval: float = default("checkpoint_interval")
+    keep: int = default("keep")
+    data_path: str = default("data_path")
+    logs_path: str = default("logs_path")
+
+    # Not given a value here, but made by an option each: labml shares class-level values between runs of a process.
+    seed: Seed
+    device: torch.device
+    optimizer: torch.optim.Optimizer
+    train_set: ImageSet
+    valid_set: ImageSet
+    model: ConvNet
+    versions: str
+
+    def __init__(self) -> None:
+        super().__init__()
+        silence_monitor()
+
+
+meta_config(Configs.checkpoint_interval, Configs.keep, Configs.data_path, Configs.logs_path, Configs.versions)
+
+
+@option(Configs.seed)
+def _seed() -> Seed:
+    return Seed()
+
+
+@option(Configs.device)
+def _device_configs() -> Device:
+    return Device()
+
+
+@option(Device.device)
+def _device(c: Device) -> torch.device:
+    return choose_device(c.use_cuda, c.cuda_device)
+
+
+@option(Configs.optimizer)
+def _optimizer(c: Configs) -> Optimizer:
+    optimizer = Optimizer()
+    optimizer.parameters = c.model.parameters()
+    return optimizer
+
+
+@option(Configs.model)
+def _model(c: Configs) -> ConvNet:
+    return ConvNet(c.norm).to(c.device, getattr(torch, c.dtype))
+
+
+@option(Configs.train_set)
+def _train_set(c: Configs) -> ImageSet:
+    return _image_set(c, train=True, samples=c.train_samples)
+
+
+@option(Configs.valid_set)
+def _valid_set(c: Configs) -> ImageSet:
+    return _image_set(c, train=False, samples=c.valid_samples)
+
+
+def _image_set(c: Configs, *, train: bool, samples: int) -> ImageSet:
+    dtype: Any = getattr(torch, c.dtype)
+    return mnist.load(
+        c.dataset, resolve_folder(c.data_path), train=train, samples=samples, device=c.device, dtype=dtype
+    )
+
+
+@option(Configs.versions)
+def _versions() -> str:
+    return (
+        f"labml_bn {labml_bn.__version__}, torch {torch.__version__}, labml {metadata.version('labml')}, "
+        f"Python {platform.python_version()}"
+    )

@@ -1,0 +1,88 @@
+"""One run, from its settings or its latest checkpoint to its weights."""
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from labml_bn.cli.errors import StoppedError, UserError, exit_status
+from labml_bn.cli.files import resolve_folder
+from labml_bn.dashboard import address
+from labml_bn.records.folder import find_run, locked
+from labml_bn.settings import complete, default
+from labml_bn.trained.weights import WEIGHTS, save_weights
+from labml_bn.training import checkpoint, loop, tracking
+from labml_bn.training.console import Console
+from labml_bn.training.log import Position
+from labml_bn.training.stopping import Stop
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that has completed its last epoch.
+
+    `test` is the last evaluation on all test images, None if all epochs were done before. `elapsed` are the seconds of
+    training, without pauses.
+    """
+
+    folder: Path
+    test: loop.Evaluation | None
+    elapsed: float
+
+
+def start(settings: Mapping[str, Any]) -> Finished:
+    """Train a new run. Raises UserError if it cannot, StoppedError if a signal ends it."""
+    return _train(settings, None, None)
+
+
+def resume(name: str, given: dict[str, Any]) -> Finished | None:
+    """Resume the run that `name` means, with the settings `given`. Returns None if it was already finished.
+
+    Raises UsageError for a setting that cannot change, UserError without a usable checkpoint or if the run is in use.
+    """
+    logs = resolve_folder(given.pop("logs_path", default("logs_path")))
+    run = find_run(name, logs, having=checkpoint.FILES).resolve()
+    with locked(run):
+        found = checkpoint.newest(run)
+        for complaint in found.complaints:
+            print(f"warning: {complaint}; falling back to an earlier checkpoint", file=sys.stderr)
+        settings = checkpoint.changed(found.state, given)
+        if found.state["progress"]["epoch"] == settings["epochs"] and (run / WEIGHTS).is_file():
+            return None
+        return _train(settings, run, found.state)
+
+
+def _train(settings: Mapping[str, Any], run: Path | None, state: dict[str, Any] | None) -> Finished:
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not deterministic
+    c = tracking.prepare(settings, run)
+    if c.device.type == "cuda":
+        torch.use_deterministic_algorithms(True)  # two runs with the same seed agree to the last bit
+    progress = checkpoint.restore(c, state) if state else loop.Progress()
+    print(f"{c.dataset}, {c.train_set}, norm={c.norm}, on {c.device}", flush=True)
+    with tracking.recording(Position(**state["log"]) if state else None) as folder:
+        dashboard = address.find(folder.parent.parent)
+        if dashboard is not None:
+            print(f"Watch it: {dashboard}/run/{folder.name}", flush=True)
+        checkpoints = checkpoint.Checkpoints(folder, c, settings, state)
+        try:
+            with Stop() as stop:
+                # A checkpoint before the first batch makes the run resumable, with its present settings, even if it is
+                # killed early. The weights of a finished run that is resumed are no longer its last ones.
+                if checkpoints.save(progress, None) and progress.epoch < c.epochs:
+                    (folder / WEIGHTS).unlink(missing_ok=True)
+                with Console(c.epochs, len(c.train_set), c.train_batch_size, progress.seen) as console:
+                    test = loop.train(c, console, progress, checkpoints.save, stop)
+                save_weights(folder / WEIGHTS, c.model, complete(settings))
+        except KeyboardInterrupt as interrupt:
+            command = f"python -m labml_bn.train --resume {shlex.quote(os.path.relpath(folder))}"
+            raise StoppedError(f"resume with: {command}", exit_status(interrupt)) from None
+        except loop.DivergedError as error:
+            raise UserError(
+                f"{error}. {checkpoints.last_good()}; a new run may do better with a lower optimizer.learning_rate"
+            ) from error
+        return Finished(folder, test, tracking.elapsed())

@@ -1,0 +1,193 @@
+"""Logging through labml.
+
+A run is a folder `LOGS/batch_norm/UUID` with labml's files: `run.yaml` (start time, commit), `configs.yaml`,
+`log.jsonl` (the metrics) and `run_log.jsonl` (how it ended). The step of a metric is the number of training images
+seen.
+
+| metric | value | when |
+| --- | --- | --- |
+| `loss.train` | mean loss of the batch | every batch |
+| `accuracy.train` | over the batches since the last validation | every validation |
+| `loss.valid`, `accuracy.valid` | over the next part of the test images | every validation |
+| `loss.test`, `accuracy.test` | over all the test images | every epoch |
+| `bn.LAYER.running_mean`, `bn.LAYER.running_var` | per channel (on dashboards: the mean) | every validation |
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from labml import experiment, lab, tracker
+from labml.internal.experiment import experiment_singleton
+from labml.internal.tracker import tracker_singleton
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from labml_bn.cli.errors import StoppedError, UserError, reason
+from labml_bn.cli.files import resolve_folder
+from labml_bn.records.folder import ENDS, LOG, NAME, RESUMED, locked
+from labml_bn.settings import default, different
+from labml_bn.training.labml_patches import create_experiment, keep_run_info, quiet, start_experiment
+from labml_bn.training.log import Log, Position
+from labml_bn.training.parts import Configs
+
+_PACKAGE = Path(__file__).parents[1]
+
+_log = Log()
+
+
+def prepare(settings: Mapping[str, Any], run: Path | None = None) -> Configs:
+    """Set up labml's experiment and compute its parts, the images among them. Nothing of the run is written yet.
+
+    `run` is the folder of a run to resume; without it a new run is started.
+    """
+    logs_path = run.parent.parent if run else resolve_folder(settings.get("logs_path", default("logs_path")))
+    c = Configs()
+    with quiet():
+        lab.configure({"experiments_path": str(logs_path)})
+        comment = " ".join(f"{key}={value}" for key, value in different(settings).items())
+        arguments = {"comment": comment, "writers": set(), "python_file": __file__, "name": NAME}
+        if run:
+            arguments |= {"uuid": run.name, "name": run.parent.name}
+        create_experiment(_PACKAGE, arguments)
+        experiment.configs(c, dict(settings))
+        c.seed.set()
+        _ = c.train_set, c.valid_set, c.model, c.optimizer, c.versions
+    return c
+
+
+@contextlib.contextmanager
+def recording(position: Position | None = None) -> Iterator[Path]:
+    """Record the prepared experiment while the block runs. Gives the run's folder.
+
+    The run's lock is held for the same time, which tells others that it is running. A resumed run continues from
+    `position`: later log entries are discarded. Raises UserError if the run cannot be written.
+    """
+    run = experiment_singleton().run
+    with contextlib.ExitStack() as stack:
+        try:
+            run.make_path()
+            stack.enter_context(locked(run.run_path))
+            if position:
+                _resume(run, position)
+            start_experiment()
+        except OSError as error:
+            if not position:
+                shutil.rmtree(run.run_path, ignore_errors=True)
+            raise UserError(
+                f"cannot write the run to {run.run_path}, or labml's own folder to {Path.home()}: {error}"
+            ) from error
+        _log.open(run.run_path / LOG, position or Position())
+        tracker_singleton().add_writer(_log)
+        try:
+            yield run.run_path
+        except (KeyboardInterrupt, StoppedError):
+            _finish("interrupted")
+            raise
+        except BaseException as error:
+            _finish("crashed", str(error))
+            raise
+        else:
+            _finish("completed")
+
+
+def _resume(run: Any, position: Position) -> None:
+    """Prepare the folder of a run that is resumed."""
+    os.truncate(run.run_path / LOG, position.size)
+    for leftover in [*run.run_path.glob(".*.part.*"), *run.run_path.glob("*/.*.part.*")]:
+        leftover.unlink()  # temporary files of a process that was killed
+    keep_run_info(run)
+    with (run.run_path / ENDS).open("a", encoding="utf-8") as ends:
+        ends.write(json.dumps({"status": RESUMED, "time": time.time()}) + "\n")
+
+
+def _finish(status: str, details: str | None = None) -> None:
+    """Write the rest of the log, and how the run ended. If that fails, a completed run raises UserError."""
+    try:
+        experiment_singleton().finish(status, details)
+    except OSError as error:
+        message = f"cannot write the end of the log to {_log.path}: {reason(error)}"
+        if status == "completed":
+            raise UserError(message) from error
+        print(f"warning: {message}", file=sys.stderr)
+
+
+def flush() -> None:
+    """Write the metrics that were logged since the last time. If that fails, print a warning; the next call retries."""
+    try:
+        _log.flush()
+    except OSError as error:
+        print(f"warning: cannot write the log {_log.path}: {reason(error)}", file=sys.stderr)
+
+
+def elapsed() -> float:
+    """Seconds of training, without pauses."""
+    return _log.elapsed
+
+
+def position() -> Position:
+    """The end of the log, once all of it is on the disk. Raises OSError if it cannot be written."""
+    return _log.position()
+
+
+class TrainingMetrics:
+    """Loss and accuracy of the training batches, kept on their device until the next validation.
+
+    Each `.item()` synchronizes a GPU, so they are transferred together, once per validation.
+    """
+
+    def __init__(self, state: Mapping[str, Any] | None = None, device: torch.device | None = None) -> None:
+        self._batches: list[tuple[int, int, Tensor, Tensor]] = []
+        if state:
+            losses, correct = (state[name].to(device).unbind() for name in ("losses", "correct"))
+            self._batches = list(zip(state["steps"], state["images"], losses, correct, strict=True))
+
+    def state(self) -> dict[str, Any]:
+        """The state from which `TrainingMetrics(state)` restores these metrics."""
+        if not self._batches:
+            return {}
+        steps, images, losses, correct = zip(*self._batches, strict=True)
+        return {
+            "steps": list(steps),
+            "images": list(images),
+            "losses": torch.stack(losses).cpu(),
+            "correct": torch.stack(correct).cpu(),
+        }
+
+    def add(self, step: int, images: int, loss: Tensor, correct: Tensor) -> None:
+        """Add a batch of `images`: its mean loss and its number of correct predictions, both scalar tensors."""
+        self._batches.append((step, images, loss, correct))
+
+    def save(self) -> tuple[float, float]:
+        """Log what was added since the last time. Returns its mean loss and its accuracy."""
+        if not self._batches:
+            return float("nan"), float("nan")
+        steps, images, losses, correct = zip(*self._batches, strict=True)
+        self._batches = []
+        loss_of_batch = torch.stack(losses).tolist()
+        for step, loss in zip(steps, loss_of_batch, strict=True):
+            tracker.save(step, {"loss.train": loss})
+        mean_loss = sum(n * loss for n, loss in zip(images, loss_of_batch, strict=True)) / sum(images)
+        accuracy = int(torch.stack(correct).sum()) / sum(images)
+        tracker.save(steps[-1], {"accuracy.train": accuracy})
+        return mean_loss, accuracy
+
+
+def save_evaluation(step: int, split: str, loss: float, accuracy: float) -> None:
+    """Log an evaluation: `split` is `valid` (a part of the test images) or `test` (all of them)."""
+    tracker.save(step, {f"loss.{split}": loss, f"accuracy.{split}": accuracy})
+
+
+def save_running_statistics(step: int, model: nn.Module) -> None:
+    """Log the running mean and variance of every batch-normalization layer, per channel."""
+    for name, layer in model.named_modules():
+        if isinstance(layer, _BatchNorm) and layer.running_mean is not None:
+            tracker.add({f"bn.{name}.running_mean": layer.running_mean, f"bn.{name}.running_var": layer.running_var})
+    tracker.save(step)

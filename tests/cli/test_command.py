@@ -1,0 +1,60 @@
+"""How a command ends: its exit status, and one line on standard error."""
+
+import subprocess
+import sys
+
+import pytest
+
+BEGINNING = """
+import os, signal, sys, time
+from labml_bn.cli.command import Parser, run_command
+from labml_bn.cli.errors import StoppedError, Terminated, UsageError, UserError
+
+def main():
+    Parser("labml_bn.something", "A command.", hint="a hint; ").parse_args()
+    {body}
+
+run_command(main)
+"""
+
+
+def run(body: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", BEGINNING.format(body=body), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "error"),
+    [
+        ("print('done')", 0, ""),
+        ("raise UserError('a name\\nwith two lines')", 1, "error: a name with two lines\n"),
+        ("raise UsageError('wrong')", 2, "error: wrong\n"),
+        ("raise StoppedError('resume with: x', 143)", 143, "interrupted: resume with: x\n"),
+        ("raise KeyboardInterrupt", 130, "interrupted\n"),
+        ("raise Terminated", 143, "interrupted\n"),
+        ("raise OSError(28, 'No space left on device')", 1, "error: No space left on device\n"),
+        ("raise BrokenPipeError", 1, ""),
+    ],
+)
+def test_exit_status(body: str, status: int, error: str) -> None:
+    done = run(body)
+    assert (done.returncode, done.stderr) == (status, error)
+
+
+def test_wrong_arguments() -> None:
+    done = run("pass", "--what")
+    assert done.returncode == 2
+    assert done.stderr == "error: unrecognized arguments: --what (a hint; see --help)\n"
+
+
+def test_traceback_on_request() -> None:
+    body = "raise UserError('failed')"
+    assert "Traceback" not in run(body).stderr
+    assert "Traceback" in run(body, "--traceback").stderr
+
+
+def test_ctrl_c_after_the_end() -> None:
+    """The exit of the interpreter takes a moment: a command that has completed is not interrupted any more."""
+    body = "import atexit; atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT)); print('done')"
+    done = run(body)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")

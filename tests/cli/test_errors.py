@@ -1,0 +1,25 @@
+"""Errors of the system become one line for the user."""
+
+import errno
+import os
+
+import pytest
+
+from labml_bn.cli.errors import Terminated, UserError, exit_status, os_errors_as, reason
+
+
+def test_reason() -> None:
+    assert reason(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) == "No space left on device"
+    assert reason(OSError("without a number")) == "without a number"
+
+
+def test_os_errors_become_user_errors() -> None:
+    with pytest.raises(UserError, match=r"^cannot read it: No such file or directory$"), os_errors_as("cannot read it"):
+        open("/nowhere/at/all")  # noqa: PTH123, SIM115
+    with pytest.raises(KeyError), os_errors_as("cannot read it"):
+        raise KeyError
+
+
+def test_exit_status() -> None:
+    assert exit_status(KeyboardInterrupt()) == 130
+    assert exit_status(Terminated()) == 143

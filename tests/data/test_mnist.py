@@ -1,0 +1,80 @@
+"""The data set as tensors and batches."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+
+from labml_bn.data.mnist import CLASSES, ImageSet, load
+
+
+@pytest.fixture(scope="module")
+def train_set(data_path: Path) -> ImageSet:
+    return load("MNIST", data_path, train=True, samples=60_000, device=torch.device("cpu"), dtype=torch.float32)
+
+
+def test_the_real_data_set(data_path: Path, train_set: ImageSet) -> None:
+    """Known facts of MNIST: its size, its first labels, how often each digit occurs, its mean and deviation."""
+    assert train_set.images.shape == (60_000, 28, 28)
+    assert train_set.images.dtype == torch.uint8
+    assert train_set.labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
+    assert train_set.labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    pixels = train_set.images.double() / 255
+    assert pixels.mean().item() == pytest.approx(train_set.mean, abs=5e-5)
+    assert pixels.std().item() == pytest.approx(train_set.std, abs=5e-5)
+    test = load("MNIST", data_path, train=False, samples=100, device=torch.device("cpu"), dtype=torch.float64)
+    assert len(test) == 100
+    assert test.labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
+    assert next(iter(test.batches(10)))[0].dtype == torch.float64
+
+
+@pytest.mark.parametrize("train", [True, False])
+def test_as_torchvision_reads_them(data_path: Path, train: bool) -> None:
+    theirs = torchvision.datasets.MNIST(data_path, train=train)
+    ours = load("MNIST", data_path, train=train, samples=60_000, device=torch.device("cpu"), dtype=torch.float32)
+    assert torch.equal(ours.images, theirs.data)
+    assert torch.equal(ours.labels, theirs.targets)
+
+
+def test_the_names_of_the_classes() -> None:
+    assert CLASSES["FashionMNIST"] == torchvision.datasets.FashionMNIST.classes
+
+
+def test_batches_in_order(train_set: ImageSet) -> None:
+    batches = list(train_set.batches(1024, 500, 3000))
+    assert [len(labels) for _, labels in batches] == [1024, 1024, 452]
+    images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    assert torch.equal(labels, train_set.labels[500:3000])
+    expected = (train_set.images[500:3000].unsqueeze(1) / 255 - 0.1307) / 0.3081
+    torch.testing.assert_close(images, expected)
+
+
+def test_shuffled_batches(train_set: ImageSet) -> None:
+    """Each image once an epoch, in an order that seed and epoch fix, with its own label."""
+    tagged = ImageSet(torch.arange(1000).view(-1, 1, 1), torch.arange(1000), 0.0, 1.0, torch.float64)
+
+    def order(seed: int, epoch: int) -> list[int]:
+        batches = list(tagged.shuffled(64, seed, epoch))
+        assert [len(labels) for _, labels in batches] == [64] * 15 + [40]
+        for images, labels in batches:
+            assert torch.equal((images.flatten() * 255).round().long(), labels)
+        return [label for _, labels in batches for label in labels.tolist()]
+
+    first = order(5, 0)
+    assert first == order(5, 0)
+    assert sorted(first) == list(range(1000)) != first
+    others = [order(5, 1), order(6, 0), order(4, 1)]
+    assert all(first != other for other in others)
+
+
+def test_only_verified_files_are_read(data_path: Path, tmp_path: Path) -> None:
+    """Older versions of torchvision left a copy in `processed`, which is not verified."""
+    (tmp_path / "MNIST").mkdir()
+    (tmp_path / "MNIST" / "raw").symlink_to(data_path / "MNIST" / "raw")
+    (tmp_path / "MNIST" / "processed").mkdir()
+    for name in ("training.pt", "test.pt"):
+        black = (torch.zeros(100, 28, 28, dtype=torch.uint8), torch.full((100,), 7))
+        torch.save(black, tmp_path / "MNIST" / "processed" / name)
+    train_set = load("MNIST", tmp_path, train=True, samples=5, device=torch.device("cpu"), dtype=torch.float32)
+    assert train_set.labels.tolist() == [5, 0, 4, 1, 9]

@@ -1,0 +1,67 @@
+"""Evaluation mode and forward pre-hooks end with their block, also after an exception."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from labml_bn.norm.hooks import evaluating, forward_pre_hook
+
+
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("end", [lambda: None, interrupt])
+def test_evaluating_restores_each_mode(end: Callable[[], None]) -> None:
+    frozen = nn.BatchNorm1d(2).eval()
+    model = nn.Sequential(nn.Dropout(), nn.Sequential(frozen, nn.ReLU()))
+    modes = [module.training for module in model.modules()]
+    assert modes == [True, True, True, False, True]
+    with contextlib.suppress(KeyboardInterrupt), evaluating(model):
+        assert not any(module.training for module in model.modules())
+        end()
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_evaluating_does_not_call_train() -> None:
+    class Strict(nn.Linear):
+        def train(self, mode: bool = True) -> Any:
+            raise AssertionError
+
+    layer = Strict(2, 2)
+    with evaluating(layer):
+        assert not layer.training
+    assert layer.training
+
+
+def test_forward_pre_hook_receives_layer_and_input() -> None:
+    first, second = nn.Linear(2, 3), nn.Linear(3, 3)
+    seen: list[tuple[nn.Module, tuple[int, ...]]] = []
+    x = torch.zeros(4, 2)
+    with forward_pre_hook([first, second], lambda layer, x: seen.append((layer, tuple(x.shape)))):
+        second(input=first(x))
+    second(first(x))
+    assert seen == [(first, (4, 2)), (second, (4, 3))]
+
+
+def test_forward_pre_hook_does_not_change_the_input() -> None:
+    layer, x = nn.Identity(), torch.ones(2)
+
+    def double(layer: nn.Module, x: Tensor) -> Tensor:
+        return 2 * x
+
+    with forward_pre_hook([layer], double):
+        assert torch.equal(layer(x), x)
+
+
+def test_forward_pre_hook_is_removed_after_an_exception() -> None:
+    layer = nn.Linear(2, 2)
+    with contextlib.suppress(KeyboardInterrupt), forward_pre_hook([layer], lambda layer, x: interrupt()):
+        layer(torch.zeros(1, 2))
+        pytest.fail("the hook was not called")
+    assert not layer._forward_pre_hooks
+    layer(torch.zeros(1, 2))

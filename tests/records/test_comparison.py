@@ -1,0 +1,82 @@
+"""The figure that compares runs: its curves are the logged metrics, and up to twenty runs can be distinguished."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.axes import Axes
+
+from labml_bn.records.comparison import Comparison
+from labml_bn.records.record import read_run
+from tests.conftest import another
+
+
+def names(legend: Axes) -> list[str]:
+    box = legend.get_legend()
+    assert box is not None
+    return [text.get_text() for text in box.get_texts()]
+
+
+def test_the_curves_are_the_logged_ones(logs: Path) -> None:
+    runs = [read_run(logs / "batch_norm" / uuid) for uuid in ("aaaa0000", "bbbb0000")]
+    figure = Comparison(runs).figure()
+    loss, accuracy, legend, *layers = figure.axes
+    logged = runs[0].metrics()
+    assert names(legend) == ["aaaa0000 batch_norm", "bbbb0000 no_norm lr=0.01"]
+    np.testing.assert_array_equal(accuracy.lines[0].get_ydata(), logged["accuracy.train"].values[:, 0])
+    np.testing.assert_array_equal(accuracy.lines[1].get_ydata(), logged["accuracy.test"].values[:, 0])
+    np.testing.assert_array_equal(loss.lines[1].get_xdata(), logged["loss.test"].steps)
+    # The training loss is drawn as averages, whose weighted mean is that of the whole run.
+    counts = np.diff(np.searchsorted(logged["loss.train"].steps, np.arange(61) * 100, side="right"))
+    mean = np.average(np.asarray(loss.lines[0].get_ydata()), weights=counts)
+    np.testing.assert_allclose(mean, logged["loss.train"].values.mean(), rtol=1e-12)
+    assert len(layers) == 2 * 6
+    for axes, name in zip(layers, sorted(name for name in logged if name.startswith("bn.")), strict=False):
+        np.testing.assert_allclose(np.asarray(axes.lines[0].get_ydata()), np.median(logged[name].values, axis=1))
+
+
+LONG = {
+    "train_batch_size": 12345,
+    "valid_batch_size": 12345,
+    "inner_iterations": 12345,
+    "dtype": "float64",
+    "optimizer.optimizer": "SGD",
+    "optimizer.momentum": 0.123456,
+    "optimizer.learning_rate": 0.00123456,
+    "optimizer.eps": 1.23456e-7,
+    "optimizer.betas": [0.123456, 0.123456],
+}
+
+
+@pytest.mark.parametrize("settings", [{}, LONG], ids=["short", "long"])
+def test_twenty_runs_can_be_distinguished(trained: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    """By line style and marker alone, without colours; and nothing overlaps, however long the names are."""
+    seeds = {f"{number:02}aaaaaaaa": {"seed.seed": number, **(settings if number else {})} for number in range(20)}
+    folders = [another(trained, tmp_path, uuid, "08:00:00", **seed) for uuid, seed in seeds.items()]
+    figure = Comparison([read_run(folder) for folder in folders]).figure()
+    lines = figure.axes[0].lines[::2]
+    assert len({(line.get_linestyle(), line.get_marker()) for line in lines}) == 20
+    assert len(set(names(figure.axes[2]))) == 20
+
+    figure.savefig(tmp_path / "figure.png")  # a layout that does not fit is a warning, and here an error
+    whole = figure.bbox
+    legend = figure.axes[2].get_legend()
+    assert legend is not None
+    for box in (legend.get_window_extent(), *(axes.get_window_extent() for axes in figure.axes)):
+        assert whole.x0 <= box.x0 < box.x1 <= whole.x1
+        assert whole.y0 <= box.y0 < box.y1 <= whole.y1
+    above, below = figure.axes[0].get_window_extent(), figure.axes[3].get_window_extent()
+    assert below.y1 < legend.get_window_extent().y0 < legend.get_window_extent().y1 < above.y0
+    assert above.width > 0.35 * whole.width
+
+
+@pytest.mark.parametrize("lines", [0, 1, 5])
+def test_a_run_that_has_just_started(trained: Path, tmp_path: Path, lines: int) -> None:
+    run = another(trained, tmp_path, "aaaa0000")
+    log = (run / "log.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "log.jsonl").write_bytes(b"".join(log[:lines]) + b'{"track": {"loss.tr')
+    (run / "run_log.jsonl").unlink()
+    compared = Comparison([read_run(run)])
+    assert compared.rows()[1][1:5] == ["killed", "0/1", "-", "-"]
+    compared.figure().savefig(tmp_path / "figure.png")

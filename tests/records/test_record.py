@@ -1,0 +1,150 @@
+"""Reading a run's folder: a real run, and the same with damaged files."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from labml_bn.records.record import Record, is_running, read_run, short_uuids
+from labml_bn.settings import default
+from tests.conftest import metrics
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run."""
+    return Path(shutil.copytree(trained, tmp_path / trained.name))
+
+
+def test_a_finished_run(run: Path) -> None:
+    record = read_run(run)
+    assert record.uuid == run.name
+    assert record.status == "completed"
+    assert record.name == "batch_norm epochs=1 train_samples=6000 valid_samples=2000 use_cuda=false"
+    assert record.settings["train_samples"] == 6000
+    assert record.settings["optimizer.learning_rate"] == 0.001
+    assert record.settings["optimizer.optimizer"] == "Adam"
+    assert 0 < record.ended - record.started < 300
+
+
+def test_its_metrics_are_the_logged_ones(run: Path) -> None:
+    logged = metrics(run)
+    read = read_run(run).metrics()
+    assert read.keys() == logged.keys()
+    for name, points in logged.items():
+        assert read[name].steps.tolist() == [step for step, _ in points]
+        assert read[name].values.tolist() == [values for _, values in points]
+    some = read_run(run).metrics("accuracy.test", "loss.valid")
+    assert some.keys() == {"accuracy.test", "loss.valid"}
+    np.testing.assert_array_equal(some["loss.valid"].values, read["loss.valid"].values)
+
+
+@pytest.mark.parametrize("end", [b'{"track": {"loss.train": [[64', b'{"track": {}}', b"\xff\xfe\x00"])
+def test_half_a_line_at_the_end_is_ignored(run: Path, end: bytes) -> None:
+    before = read_run(run).metrics()
+    with (run / "log.jsonl").open("ab") as file:
+        file.write(end)
+    after = read_run(run).metrics()
+    assert {name: len(series.steps) for name, series in after.items()} == {
+        name: len(series.steps) for name, series in before.items()
+    }
+
+
+def test_a_damaged_line_in_the_middle_is_ignored(run: Path) -> None:
+    log = run / "log.jsonl"
+    lines = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(lines[0] + b"\x00\x00\x00\n[]\n" + b"".join(lines[1:]))
+    assert read_run(run).metrics()["loss.train"].steps.tolist() == [step for step, _ in metrics_of(lines)["loss.train"]]
+
+
+def metrics_of(lines: list[bytes]) -> dict[str, list[tuple[int, list[float]]]]:
+    found: dict[str, list[tuple[int, list[float]]]] = {}
+    for line in lines:
+        for name, points in json.loads(line)["track"].items():
+            found.setdefault(name, []).extend(points)
+    return found
+
+
+@pytest.mark.parametrize("damaged", ["run.yaml", "configs.yaml", "run_log.jsonl", "log.jsonl"])
+def test_a_missing_or_damaged_file(run: Path, damaged: str) -> None:
+    for content in (None, b"", b"[1", b"\xff\xfe", b"{a: b: c}", b"- 1\n", b"configs: &a [*a]\nnorm: {value: 3}\n"):
+        if content is None:
+            (run / damaged).unlink()
+        else:
+            (run / damaged).write_bytes(content)
+        record = read_run(run)
+        if damaged == "configs.yaml":
+            assert record.settings["epochs"] == default("epochs")
+        if damaged == "run_log.jsonl":
+            assert record.status == "killed"
+        assert (not record.metrics()) == (damaged == "log.jsonl")
+
+
+@pytest.mark.parametrize(
+    "track",
+    [
+        "null",
+        "5",
+        '{"accuracy.test": 5}',
+        '{"accuracy.test": [[1, "x"]]}',
+        '{"accuracy.test": [[1, []]]}',
+        '{"accuracy.test": [[1, [0.5, 0.6]], [2], 3, ["a", [1]]]}',
+        '{"accuracy.test": [[1e999, [0.5]], [99999999999999999999999, [0.5]], [true, null]]}',
+    ],
+)
+def test_a_line_of_another_form(run: Path, track: str) -> None:
+    """It is valid JSON with other content: the other lines are read."""
+    before = read_run(run).metrics()["accuracy.test"]
+    with (run / "log.jsonl").open("a") as log:
+        log.write(f'{{"track": {track}, "time": "abc", "elapsed": []}}\n')
+    (run / "run_log.jsonl").write_text('{"status": ["x"], "time": "abc"}\n')
+    record = read_run(run)
+    assert record.metrics()["accuracy.test"].values.tolist() == before.values.tolist()
+    assert record.status == "killed"
+    assert record.elapsed >= 0
+
+
+def test_a_long_last_line(run: Path) -> None:
+    """For example the losses of a day on one line."""
+    losses = [[step, [0.5]] for step in range(200_000)]
+    with (run / "log.jsonl").open("a") as log:
+        log.write(json.dumps({"track": {"loss.train": losses}, "time": 5, "elapsed": 1234.5}) + "\n")
+    assert read_run(run).elapsed == 1234.5
+
+
+def test_concurrent_checks_do_not_take_each_other_for_a_run(run: Path) -> None:
+    code = "import sys, pathlib\nfrom labml_bn.records.record import is_running\n"
+    code += "print(sum(is_running(pathlib.Path(sys.argv[1])) for _ in range(1000)))"
+    looking = [
+        subprocess.Popen([sys.executable, "-c", code, str(run)], stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    assert [process.communicate()[0] for process in looking] == ["0\n", "0\n"]
+
+
+def test_running_while_the_lock_is_held(run: Path) -> None:
+    assert not is_running(run)
+    code = "import sys, filelock\nwith filelock.FileLock(sys.argv[1]): print('held', flush=True); input()"
+    hold = [sys.executable, "-c", code, str(run / "run.lock")]
+    with subprocess.Popen(hold, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        assert read_run(run).status == "running"
+        (run / "run_log.jsonl").unlink()
+        assert read_run(run).status == "running"
+        holder.kill()
+    assert read_run(run).status == "killed"
+
+
+def test_short_uuids(run: Path) -> None:
+    record = read_run(run)
+
+    def named(uuid: str) -> Record:
+        return Record(Path("logs") / uuid, {}, {}, record.settings, 0, 0, 0, "completed")
+
+    runs = [named("0123456789aa"), named("0123456789bb"), named("f" * 12)]
+    assert short_uuids(runs) == {"0123456789aa": "0123456789a", "0123456789bb": "0123456789b", "f" * 12: "f" * 11}
+    assert short_uuids([]) == {}

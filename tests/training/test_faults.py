@@ -1,0 +1,291 @@
+"""Faults of the disk, the files, the numbers and the clock: reported in one line, and no run is lost."""
+
+import contextlib
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from labml_bn.records.record import read_run
+from labml_bn.training import checkpoint
+from tests.conftest import Run, metrics, runs
+from tests.training.test_checkpoint import flipped
+
+
+@pytest.fixture
+def run(whole: Path, work: Path) -> Path:
+    """A copy of a finished run, to damage."""
+    return Path(shutil.copytree(whole, work / "logs" / "batch_norm" / whole.name))
+
+
+def assert_one_line(done: "subprocess.CompletedProcess[str]", status: int, *parts: str) -> None:
+    assert (done.returncode, len(done.stderr.splitlines())) == (status, 1), done.stderr
+    for part in parts:
+        assert part in done.stderr
+
+
+Mount = Callable[[str], None]
+
+
+@pytest.fixture
+def disk(work: Path) -> Iterator[Mount]:
+    """Mount a small disk at `logs`, or remount it with other options; the test is skipped if that is not permitted."""
+    logs = work / "logs"
+    logs.mkdir()
+
+    def mount(options: str) -> None:
+        again = "remount," if os.path.ismount(logs) else ""
+        command = ["mount", "-t", "tmpfs", "-o", f"{again}{options}", "tmpfs", str(logs)]
+        if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+            pytest.skip("mounting a disk is not permitted here")
+
+    yield mount
+    if os.path.ismount(logs):
+        subprocess.run(["umount", "-l", str(logs)], check=True)
+
+
+def assert_checkpoints_are_intact(run: Path) -> None:
+    paths = list((run / "checkpoints").iterdir())
+    assert paths
+    assert all(path.suffix == ".pt" and path.stem.isdecimal() for path in paths), paths  # nothing half-written
+    for path in paths:
+        assert torch.load(path, weights_only=True)["format"] == checkpoint.FORMAT
+
+
+def test_disk_full_while_saving(disk: Mount, train: Run, work: Path, small: list[str], whole: Path) -> None:
+    """Training continues to its end; once there is room again, the run can be resumed."""
+    disk("size=8m")
+    done = train(*small)
+    assert done.returncode == 1
+    *warnings, error = done.stderr.splitlines()
+    (run,) = runs(work)
+    assert warnings
+    for warning in warnings:
+        assert warning.startswith("warning: cannot save ")
+        assert "The last good checkpoint is " in warning
+    assert error.startswith("error: cannot write the weights to ")
+    assert "epoch 3/3:" in done.stdout
+    assert_checkpoints_are_intact(run)
+    disk("size=100m")
+    assert train("--resume", "latest").returncode == 0
+    assert metrics(run) == metrics(whole)
+
+
+def test_disk_full_while_logging(
+    disk: Mount, work: Path, environment: dict[str, str], small: list[str], data_path: Path
+) -> None:
+    """Metrics that could not be written are kept, and written when there is room."""
+    disk("size=60m")
+    command = [sys.executable, "-m", "labml_bn.train", *small, "epochs=12", "checkpoint_interval=100"]
+    with subprocess.Popen(
+        command, cwd=work, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for line in process.stdout:
+            if line.startswith("epoch 2/12 step 4/"):
+                break
+        with (work / "logs" / "filler").open("wb", buffering=0) as filler:
+            with contextlib.suppress(OSError):
+                while True:
+                    filler.write(b"0" * 4096)
+            assert "warning: cannot write the log " in process.stderr.readline()
+            filler.truncate(0)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+    (run,) = runs(work)
+    steps = [step for step, _ in metrics(run)["loss.train"]]
+    assert steps == [epoch * 1000 + min(64 * step, 1000) for epoch in range(12) for step in range(1, 17)]
+    assert len(metrics(run)["accuracy.test"]) == 12
+
+
+def test_file_size_limit(work: Path, environment: dict[str, str], small: list[str], train: Run) -> None:
+    """Like a full disk, without the permission to mount one: no file can grow beyond a megabyte."""
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
+
+    command = [sys.executable, "-m", "labml_bn.train", *small]
+    done = subprocess.run(
+        command, cwd=work, env=environment, capture_output=True, text=True, check=False, preexec_fn=limit
+    )
+    assert done.returncode == 1
+    *warnings, error = done.stderr.splitlines()
+    assert len(warnings) == 4
+    assert all("The last good checkpoint is none" in warning for warning in warnings)
+    assert error.startswith("error: cannot write the weights to ")
+    (run,) = runs(work)
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == []
+    assert metrics(run)["accuracy.test"]
+    assert_one_line(train("--resume", run.name), 1, "has no usable checkpoint to resume from")
+
+
+def test_logs_not_writable(disk: Mount, train: Run, small: list[str]) -> None:
+    disk("size=10m,ro")
+    assert_one_line(train(*small), 1, "error: cannot write the run to ", "Read-only file system")
+
+
+def test_run_not_writable(disk: Mount, train: Run, whole: Path, work: Path) -> None:
+    disk("size=60m")
+    run = Path(shutil.copytree(whole, work / "logs" / "batch_norm" / whole.name))
+    disk("ro")
+    assert_one_line(train("--resume", run.name, "epochs=5"), 1, f"error: cannot write the run to {run}: Read-only")
+
+
+def test_a_damaged_data_file(run: Path, train: Run, work: Path, data_path: Path, environment: dict[str, str]) -> None:
+    """It is downloaded again, or reported if that fails; the run is unchanged."""
+    shutil.copytree(data_path, work / "data")
+    images = work / "data" / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    content = bytearray(images.read_bytes())
+    content[5000] ^= 1
+    images.write_bytes(bytes(content))
+    before = (run / "log.jsonl").read_bytes()
+    offline = {
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": "",
+        "http_proxy": "http://127.0.0.1:9",
+        "https_proxy": "http://127.0.0.1:9",
+    }
+    kept = dict(environment)
+    environment |= offline
+    done = train("--resume", "latest", "epochs=4", "data_path=data")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: could not download MNIST")
+    assert "Traceback" not in done.stderr
+    assert (run / "log.jsonl").read_bytes() == before
+    environment.clear()
+    environment |= kept
+    assert train("--resume", "latest", "epochs=4", f"data_path={data_path}").returncode == 0
+    assert len(metrics(run)["accuracy.test"]) == 4
+
+
+def test_falling_back_to_an_earlier_checkpoint(run: Path, train: Run, whole: Path) -> None:
+    newest = checkpoint.list_checkpoints(run)[0]
+    flipped(newest)
+    (run / "model.safetensors").unlink()
+    done = train("--resume", "latest")
+    assert_one_line(done, 0, f"warning: {newest} is damaged", "falling back to an earlier checkpoint")
+    assert metrics(run) == metrics(whole)
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (run, whole))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_a_damaged_checkpoint_does_not_displace_good_ones(run: Path, train: Run, work: Path) -> None:
+    """The run is resumed from an older one; the checkpoints that it saves from then on are kept."""
+    newest, before, *_ = checkpoint.list_checkpoints(run)
+    flipped(newest)
+    (run / "checkpoints" / f".{newest.stem}.part.pt").write_bytes(b"of a process that was killed")
+    done = train("--resume", "latest", "epochs=4", "keep=1", "checkpoint_interval=0.25")
+    assert (done.returncode, len(done.stderr.splitlines())) == (0, 1)
+    state = checkpoint.newest(run).state
+    assert state["progress"] == {"epoch": 4, "step": 0, "seen": 4000}
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"000000004000.pt", state["best"]["name"]}
+    assert before.name != newest.name
+
+
+def test_a_checkpoint_of_another_network(run: Path, train: Run) -> None:
+    for path in checkpoint.list_checkpoints(run):
+        state = torch.load(path, weights_only=True)
+        state["model"]["norm1.weight"] = torch.ones(7)
+        torch.save(state, path)
+    done = train("--resume", "latest", "epochs=4")
+    assert_one_line(done, 1, "error: the checkpoint does not match the architecture in its settings", "norm1.weight")
+
+
+def test_a_log_shorter_than_its_checkpoint(run: Path, train: Run) -> None:
+    log = run / "log.jsonl"
+    log.write_bytes(log.read_bytes()[:100])
+    assert_one_line(train("--resume", "latest", "epochs=4"), 1, "log.jsonl is shorter than ")
+
+
+def test_half_a_line_at_the_end_of_the_log(run: Path, train: Run, whole: Path) -> None:
+    with (run / "log.jsonl").open("a") as log:
+        log.write('{"track": {"loss.train": [[12')
+    assert train("--resume", "latest", "epochs=4").returncode == 0
+    lines = (run / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["track"] for line in lines[:15]] == [
+        json.loads(line)["track"] for line in (whole / "log.jsonl").read_text().splitlines()
+    ]
+    assert len(metrics(run)["accuracy.test"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("parameter", "first"), [("conv1.weight", "norm1's running_mean"), ("conv2.weight", "norm2's running_mean")]
+)
+def test_a_non_finite_loss(run: Path, train: Run, parameter: str, first: str) -> None:
+    """The run stops at that step and names the first layer with non-finite values and the last good checkpoint."""
+    newest = checkpoint.list_checkpoints(run)[0]
+    state = torch.load(newest, weights_only=True)
+    state["model"][parameter][0] = 3e38  # finite, but its products overflow
+    torch.save(state, newest)
+    done = train("--resume", "latest", "epochs=4")
+    assert_one_line(
+        done,
+        1,
+        f"error: epoch 4, step 1: the loss is nan: non-finite values; first in {first}. The last good checkpoint is ",
+    )
+    assert str(newest) in done.stderr
+    assert read_run(run).status == "crashed"
+    assert max(step for step, _ in metrics(run)["loss.train"]) == 3000
+    assert "Traceback" in train("--resume", "latest", "epochs=4", "--traceback").stderr
+
+
+def test_a_learning_rate_that_is_too_large(train: Run, work: Path, small: list[str]) -> None:
+    done = train(*small, "norm=none", "optimizer.optimizer=SGD", "optimizer.learning_rate=1e5")
+    assert_one_line(
+        done,
+        1,
+        "error: epoch 1, step ",
+        ": the loss is ",
+        "a new run may do better with a lower optimizer.learning_rate",
+    )
+    assert_checkpoints_are_intact(runs(work)[0])
+
+
+FAKETIME = next(Path("/usr/lib").glob("**/faketime/libfaketime.so.1"), None)
+
+
+@pytest.mark.skipif(FAKETIME is None, reason="libfaketime is not installed (Debian: apt-get install faketime)")
+def test_a_clock_that_jumps(
+    work: Path, environment: dict[str, str], small: list[str], whole: Path, command: Run
+) -> None:
+    """A day back in the middle of the run, then two days forward: metrics and elapsed time are unaffected."""
+    clock = work / "clock"
+    clock.write_text("+0")
+    environment |= {
+        "LD_PRELOAD": str(FAKETIME),
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "labml_bn.train", *small], cwd=work, env=environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("epoch 1/3 step 4"):
+                clock.write_text("-1d")
+            if line.startswith("epoch 2/3 step 4"):
+                clock.write_text("+2d")
+    assert process.returncode == 0
+    (run,) = runs(work)
+    times = [json.loads(line)["time"] for line in (run / "log.jsonl").read_text().splitlines()]
+    assert min(times) < time.time() - 80_000 < time.time() + 80_000 < max(times)  # it has jumped
+    assert metrics(run) == metrics(whole)
+    assert 0 < read_run(run).elapsed < 600
+    del environment["LD_PRELOAD"]
+    shown = command("runs").stdout.splitlines()[1]
+    assert " completed " in shown
+    assert shown.endswith(" s")

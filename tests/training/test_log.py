@@ -1,0 +1,71 @@
+"""The metrics' file: written when it is told to, completely or not at all."""
+
+import json
+import resource
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from labml.internal.tracker.indicators.numeric import Scalar
+
+from labml_bn.training.log import Log, Position
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Log:
+    opened = Log()
+    opened.open(tmp_path / "log.jsonl", Position())
+    return opened
+
+
+def add(log: Log, step: int, value: float) -> None:
+    indicator = Scalar("loss.train", is_print=False)
+    indicator.collect_value(value)
+    log.write(global_step=step, indicators={"loss.train": indicator})
+
+
+def test_a_line_per_flush(log: Log) -> None:
+    add(log, 64, 0.5)
+    add(log, 128, 0.25)
+    assert not log.path.exists()
+    log.flush()
+    log.flush()  # nothing new
+    add(log, 192, 0.125)
+    position = log.position()
+    first, second = map(json.loads, log.path.read_text().splitlines())
+    assert first["track"] == {"loss.train": [[64, [0.5]], [128, [0.25]]]}
+    assert second["track"] == {"loss.train": [[192, [0.125]]]}
+    assert 0 <= first["elapsed"] <= second["elapsed"] <= position.elapsed
+    assert position.size == log.path.stat().st_size
+
+
+def test_elapsed_continues_after_a_resume(log: Log) -> None:
+    log.open(log.path, Position(0, 1000.0))
+    assert 1000 <= log.elapsed < 1060
+
+
+@pytest.fixture
+def limited() -> Iterator[None]:
+    """No file can grow beyond a thousand bytes."""
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_line_that_does_not_fit_is_kept(log: Log, limited: None) -> None:
+    add(log, 64, 0.5)
+    log.flush()
+    before = log.path.read_bytes()
+    for step in range(65, 200):
+        add(log, step, 0.5)
+    with pytest.raises(OSError, match=r"File too large|No space left"):
+        log.flush()
+    assert log.path.read_bytes() == before
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+    log.flush()
+    _, second = map(json.loads, log.path.read_text().splitlines())
+    assert [step for step, _ in second["track"]["loss.train"]] == list(range(65, 200))

@@ -1,0 +1,289 @@
+"""Resumed runs: wherever they were interrupted, the result is bit-identical to an uninterrupted run."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from labml_bn.records.record import read_run
+from labml_bn.training import checkpoint
+from tests.conftest import SMALL, Begin, Run, metrics, runs
+
+
+def tracked(run: Path) -> list[Any]:
+    """The metrics on each line of a run's log, without the times."""
+    return [json.loads(line)["track"] for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def assert_same(run: Path, whole: Path) -> None:
+    """Both runs have the same weights and the same log lines."""
+    assert tracked(run) == tracked(whole)
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (run, whole))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+    assert read_run(run).status == "completed"
+
+
+def wait_for(process: "subprocess.Popen[str]", beginning: str) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(beginning):
+            return
+    pytest.fail(f"it ended before {beginning!r}: {process.communicate()}")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("when", ["epoch 1/3 step 4", "epoch 2/3 step 12", "epoch 2/3:"])
+def test_ended_by_a_signal(
+    begin: Begin, train: Run, work: Path, small: list[str], whole: Path, number: int, status: int, when: str
+) -> None:
+    process = begin(*small)
+    wait_for(process, when)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    (run,) = runs(work)
+    command = f"--resume logs/batch_norm/{run.name}"
+    assert (process.returncode, error) == (status, f"interrupted: resume with: python -m labml_bn.train {command}\n")
+    assert read_run(run).status == "interrupted"
+    assert metrics(run)["loss.train"]
+    started = yaml.safe_load((run / "run.yaml").read_text())
+
+    done = train(*command.split())
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Final accuracy" in done.stdout
+    assert runs(work) == [run]
+    assert yaml.safe_load((run / "run.yaml").read_text()) == started
+    assert_same(run, whole)
+
+
+def test_killed_between_checkpoints(begin: Begin, train: Run, work: Path, small: list[str], whole: Path) -> None:
+    """Log entries after the checkpoint are discarded and regenerated."""
+    process = begin(*small)
+    wait_for(process, "epoch 2/3 step 12")
+    process.kill()
+    process.communicate()
+    (run,) = runs(work)
+    assert read_run(run).status == "killed"
+    state = checkpoint.newest(run).state
+    assert state["progress"] == {"epoch": 1, "step": 0, "seen": 1000}
+    beyond = max(step for step, _ in metrics(run)["loss.train"])
+    assert beyond > 1000
+    done = train("--resume", run.name[:6])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert_same(run, whole)
+
+
+def test_killed_in_the_first_epoch(begin: Begin, train: Run, work: Path, small: list[str], whole: Path) -> None:
+    process = begin(*small)
+    wait_for(process, "epoch 1/3 step 4")
+    process.kill()
+    process.communicate()
+    assert train("--resume", "latest").returncode == 0
+    assert_same(runs(work)[0], whole)
+
+
+FORKED = """
+# Slow imports happen once; each run is still a process of its own.
+import os, random, signal, sys, time
+import torch, torch._dynamo, labml_bn.train as train, labml_bn.training.run
+from labml_bn.cli.command import run_command
+from pathlib import Path
+sys.stdout.reconfigure(line_buffering=True)
+
+def start(*arguments):
+    child = os.fork()
+    if child == 0:
+        sys.argv = ["train", *arguments]
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        try:
+            run_command(train.main)
+        except SystemExit as exit:
+            os._exit(exit.code)
+    return child
+
+settings, kills, generator = sys.argv[1:], 0, random.Random(7)
+while True:
+    saved = sorted(path.stem for path in Path("logs").glob("batch_norm/*/checkpoints/[0-9]*.pt"))
+    epochs = 1000 if kills < 20 else int(saved[-1]) // 4000 + 1  # to the end of the current epoch
+    resumed = ["--resume", "latest", f"epochs={epochs}"]
+    child = start(*resumed) if saved else start(*settings, f"epochs={epochs}")
+    if kills < 20:
+        time.sleep(generator.uniform(0.1, 1.6))
+        os.kill(child, signal.SIGKILL)
+    status = os.waitpid(child, 0)[1]
+    if os.WIFSIGNALED(status):
+        kills += 1
+    elif os.WEXITSTATUS(status) == 0:
+        break
+    else:
+        sys.exit(f"a run failed with status {os.WEXITSTATUS(status)}")
+print(kills, epochs)
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_random_moments(work: Path, environment: dict[str, str], data_path: Path) -> None:
+    """Twenty kills, each resumed; the result is that of a run that was never killed."""
+    settings = [
+        *("train_samples=4000", "valid_samples=500", "checkpoint_interval=0.1", "device.use_cuda=false"),
+        f"data_path={data_path}",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED, *settings],
+        cwd=work,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    kills, epochs = map(int, done.stdout.split())
+    assert kills == 20
+    folders = [folder for folder in runs(work) if (folder / "model.safetensors").exists()]
+    (killed,) = folders
+    assert all(path.stem.isdecimal() for path in (killed / "checkpoints").iterdir())  # nothing half-written
+    uninterrupted = [sys.executable, "-m", "labml_bn.train", *settings, f"epochs={epochs}", "logs_path=whole"]
+    subprocess.run(uninterrupted, cwd=work, env=environment, capture_output=True, check=True)
+    (whole,) = (work / "whole" / "batch_norm").glob("[!.]*")
+    assert_same(killed, whole)
+
+
+def test_more_epochs(train: Run, work: Path, small: list[str], whole: Path) -> None:
+    """Two epochs, and a third after a resume, are three epochs."""
+    assert train(*small, "epochs=2").returncode == 0
+    done = train("--resume", "latest", "epochs=3")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert_same(runs(work)[0], whole)
+    assert read_run(runs(work)[0]).settings["epochs"] == 3
+
+
+def test_more_epochs_and_killed(begin: Begin, train: Run, work: Path, small: list[str], whole: Path) -> None:
+    """Killed before its first new checkpoint: it no longer counts as finished."""
+    assert train(*small, "epochs=1").returncode == 0
+    (run,) = runs(work)
+    process = begin("--resume", "latest", "epochs=3", "checkpoint_interval=100")
+    wait_for(process, "epoch 2/3 step 4/")
+    process.kill()
+    process.communicate()
+    assert not (run / "model.safetensors").exists()
+    assert read_run(run).status == "killed"
+    assert train("--resume", "latest").returncode == 0
+    assert_same(run, whole)
+
+
+def test_fewer_epochs_than_started(begin: Begin, train: Run, small: list[str]) -> None:
+    process = begin(*small)
+    wait_for(process, "epoch 2/3 step 4/")
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
+    done = train("--resume", "latest", "epochs=1")
+    assert (done.returncode, done.stderr) == (2, "error: epochs=1: the run is already in epoch 2\n")
+
+
+def test_ctrl_c_in_the_last_evaluation(whole: Path, work: Path, begin: Begin, train: Run, small: list[str]) -> None:
+    """A run that completes exits with status 0, even if Ctrl-C came at the very end."""
+    process = begin(*small)
+    wait_for(process, "epoch 3/3 step 16/")
+    process.send_signal(signal.SIGINT)
+    output, error = process.communicate(timeout=60)
+    if "Final accuracy" in output:  # the signal came during the evaluation, not before it
+        assert (process.returncode, error) == (0, "")
+    else:
+        assert process.returncode == 130
+        assert train("--resume", "latest").returncode == 0
+    assert_same(runs(work)[0], whole)
+
+
+def test_a_config_file_and_keys(train: Run, work: Path, small: list[str]) -> None:
+    """Before and after --resume, and values that are allowed for the run, but not with the defaults."""
+    assert train(*small, "norm=none", "train_batch_size=1", "train_samples=20", "epochs=1").returncode == 0
+    (work / "more.yaml").write_text("epochs: 2\n")
+    done = train("more.yaml", "--resume", "latest", "train_batch_size=1", "keep=1")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert read_run(runs(work)[0]).settings["epochs"] == 2
+
+
+def test_from_another_folder(
+    train: Run, work: Path, small: list[str], data_path: Path, environment: dict[str, str]
+) -> None:
+    """A relative data folder is relative to where the run was started."""
+    (work / "data").symlink_to(data_path)
+    assert train(*small[:-1], "epochs=1").returncode == 0
+    (run,) = runs(work)
+    (work / "elsewhere").mkdir()
+    command = [sys.executable, "-m", "labml_bn.train", "--resume", str(run), "epochs=2"]
+    subprocess.run(command, cwd=work / "elsewhere", env=environment, check=True, capture_output=True)
+    assert list((work / "elsewhere").iterdir()) == []
+
+
+def test_a_finished_run_is_reported(whole: Path, work: Path, train: Run) -> None:
+    run = Path(shutil.copytree(whole, work / "logs" / "batch_norm" / whole.name))
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "run.lock"}
+    done = train("--resume", "latest")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "the run had already completed its epochs (epochs=N trains up to N)\n"
+    assert all(path.read_bytes() == content for path, content in before.items())
+    # Killed after its last epoch, before the weights were saved.
+    (run / "model.safetensors").unlink()
+    assert train("--resume", "latest").returncode == 0
+    assert_same(run, whole)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("norm=none", "error: norm=none cannot be changed when resuming (norm was batch_norm); only epochs,"),
+        ("train_samples=500", "error: train_samples=500 cannot be changed when resuming (train_samples was 1000)"),
+        ("optimizer.learning_rate=0.1", "error: optimizer.learning_rate=0.1 cannot be changed when resuming"),
+        ("inner_iterations=2", "error: inner_iterations=2 cannot be changed when resuming"),
+        ("epochs=2", "error: epochs=2: the run is already in epoch 3"),
+    ],
+)
+def test_what_cannot_change(whole: Path, train: Run, argument: str, message: str) -> None:
+    done = train("--resume", str(whole), argument)
+    assert done.returncode == 2
+    assert done.stderr.startswith(message)
+    assert len(done.stderr.splitlines()) == 1
+    assert read_run(whole).status == "completed"
+
+
+def test_repeating_the_settings_changes_nothing(whole: Path, train: Run) -> None:
+    done = train("--resume", str(whole), *SMALL, "checkpoint_interval=0.5", "keep=5")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_no_such_run(train: Run, whole: Path, work: Path) -> None:
+    assert "there are no runs in" in train("--resume", "latest").stderr
+    shutil.copytree(whole, work / "logs" / "batch_norm" / whole.name)
+    for checkpoints in (work / "logs").glob("*/*/checkpoints/*"):
+        checkpoints.unlink()
+    done = train("--resume", whole.name)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+    assert "has no usable checkpoint to resume from: it ended before the first was saved" in done.stderr
+
+
+@pytest.fixture
+def held(begin: Begin, small: list[str]) -> Iterator["subprocess.Popen[str]"]:
+    """A run that keeps running until the test ends."""
+    process = begin(*small, "epochs=1000")
+    wait_for(process, "epoch 1/1000:")
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_two_at_once(held: "subprocess.Popen[str]", train: Run, work: Path) -> None:
+    (run,) = runs(work)
+    done = train("--resume", "latest")
+    assert done.returncode == 1
+    assert done.stderr == f"error: {run} is in use by another process\n"
+    assert held.poll() is None
