@@ -1,13 +1,13 @@
-"""Compare runs: a table of them, a picture of their curves, and a page with both.
+"""Compare runs: a table, a figure of their curves, and a page with both.
 
     python -m labml_bn.compare latest:2                 the two newest runs, in compare.png and compare.html
     python -m labml_bn.compare 42fe98 9c01 logs/batch_norm/77a0*
     python -m labml_bn.compare latest:20 --figure curves.svg
 
-The table has what differs in the runs' settings, the accuracy on all test images after the last epoch and after the
-best one, and the time. The picture has loss and accuracy over the training images seen, and for each layer of batch
-normalization its running mean and variance as a band over the channels: the 15th, 50th and 85th percentile. The page
-stands beside the picture, with the ending .html, and needs no other file.
+The table shows the settings that differ between the runs, the accuracy on all test images after the last and the best
+epoch, and the time. The figure shows loss and accuracy over the training images seen, and for each batch normalization
+layer its running mean and variance as a band over the channels: the 15th, 50th and 85th percentile. The page is written
+beside the figure, with the ending .html, and is self-contained.
 """
 
 from pathlib import Path
@@ -27,7 +27,7 @@ def main() -> None:
         type=Path,
         default=Path("compare.png"),
         metavar="FILE",
-        help="the picture, .png or .svg by its ending (default: compare.png)",
+        help="the figure, ending in .png or .svg (default: compare.png)",
     )
     parser.add_logs_argument()
     arguments = parser.parse_args()

@@ -3,8 +3,8 @@
     python -m labml_bn.runs
     python -m labml_bn.runs --logs elsewhere
 
-A run's status is running, completed, interrupted (by Ctrl-C), crashed (by an error) or killed (it ended without a
-word). The accuracy is that on all test images, after the last epoch that is done.
+The status of a run is running, completed, interrupted (by a signal), crashed (by an error) or killed (without a record
+of its end). The accuracy is on all test images, after the last completed epoch.
 """
 
 from labml_bn.cli.command import Parser, run_command

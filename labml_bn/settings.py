@@ -226,7 +226,7 @@ def _checked(name: str, value: Any) -> Any:
         if not all(isinstance(item, float) for item in value):
             raise UsageError(f"{name} must be a list of numbers, got {reprlib.repr(value)}")
     if not isinstance(value, key.type) or (key.type is int and isinstance(value, bool)):
-        noun = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", list: "a list"}
+        noun = {int: "an integer", float: "a number", bool: "true or false", str: "a string", list: "a list"}
         raise UsageError(f"{name} must be {noun[key.type]}, got {'nothing' if value is None else reprlib.repr(value)}")
     if isinstance(key.takes, Range):
         if not key.takes.holds(value):

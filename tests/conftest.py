@@ -101,9 +101,9 @@ def small(data_path: Path) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def whole(data_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """That run, uninterrupted. Tests copy it before they change it."""
-    return _run_of(tmp_path_factory.mktemp("whole"), *SMALL, f"data_path={data_path}")
+def full_run(data_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That run, full_run. Tests copy it before they change it."""
+    return _run_of(tmp_path_factory.mktemp("full_run"), *SMALL, f"data_path={data_path}")
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ def test_norms() -> None:
 
 
 def test_same_seed_same_network() -> None:
-    """From one seed our layer and PyTorch's stand in the same network: same weights, same names, same outputs."""
+    """From the same seed, networks with this layer and with PyTorch's have the same weights, names and outputs."""
     torch.manual_seed(0)
     ours = ConvNet("batch_norm").double()
     torch.manual_seed(0)

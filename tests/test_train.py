@@ -1,4 +1,4 @@
-"""`python -m labml_bn.train`, run as a user runs it: in a process of its own, in an empty folder."""
+"""`python -m labml_bn.train`, as a user runs it: in a separate process, in an empty folder."""
 
 import json
 import re
@@ -16,13 +16,13 @@ from tests.conftest import Begin, Run, metrics, runs
 SMOKE = ["epochs=2", "train_samples=2000", "valid_samples=1000", "inner_iterations=4", "device.use_cuda=false"]
 
 
-def digits(data_path: Path) -> str:
+def setting_of(data_path: Path) -> str:
     return f"data_path={data_path}"
 
 
 def test_a_run(train: Run, work: Path, data_path: Path) -> None:
     """What is printed to a pipe and what is logged agree."""
-    done = train(*SMOKE, "norm=batch_norm", "seed.seed=3", digits(data_path))
+    done = train(*SMOKE, "norm=batch_norm", "seed.seed=3", setting_of(data_path))
     assert (done.returncode, done.stderr) == (0, "")
     assert "\r" not in done.stdout
     assert "\x1b" not in done.stdout
@@ -67,7 +67,7 @@ def test_a_run(train: Run, work: Path, data_path: Path) -> None:
 
 def test_the_commands_that_it_prints(command: Run, work: Path, data_path: Path) -> None:
     """The commands printed at the end of a run work when copied."""
-    done = command("train", *SMOKE, digits(data_path))
+    done = command("train", *SMOKE, setting_of(data_path))
     lines = done.stdout.splitlines()
     named = [line.split() for line in lines[lines.index("Look at it:") + 1 :]]
     assert [words[:2] for words in named] == [["python", "-m"]] * len(named)
@@ -80,7 +80,7 @@ def test_the_commands_that_it_prints(command: Run, work: Path, data_path: Path) 
 
 @pytest.mark.parametrize("norm", ["torch", "none"])
 def test_the_other_norms(train: Run, work: Path, data_path: Path, norm: str) -> None:
-    done = train(*SMOKE, f"norm={norm}", digits(data_path))
+    done = train(*SMOKE, f"norm={norm}", setting_of(data_path))
     assert (done.returncode, done.stderr) == (0, "")
     logged = metrics(runs(work)[0])
     assert ("bn.norm1.running_mean" in logged) == (norm == "torch")
@@ -89,7 +89,7 @@ def test_the_other_norms(train: Run, work: Path, data_path: Path, norm: str) -> 
 def test_same_seed_same_metrics(train: Run, work: Path, data_path: Path) -> None:
     """Two runs agree to the last bit, in every metric; another seed gives another run."""
     for seed in (3, 3, 4):
-        train(*SMOKE, f"seed.seed={seed}", digits(data_path))
+        train(*SMOKE, f"seed.seed={seed}", setting_of(data_path))
     first, again, other = (metrics(run) for run in runs(work))
     assert first == again
     assert first["loss.train"] != other["loss.train"]
@@ -102,7 +102,12 @@ def test_our_layer_trains_as_pytorchs(
     """From the same seed both give the same losses, until rounding errors have grown."""
     for norm in ("batch_norm", "torch"):
         done = train(
-            "epochs=1", "train_samples=6400", "valid_samples=100", f"norm={norm}", f"dtype={dtype}", digits(data_path)
+            "epochs=1",
+            "train_samples=6400",
+            "valid_samples=100",
+            f"norm={norm}",
+            f"dtype={dtype}",
+            setting_of(data_path),
         )
         assert done.returncode == 0, done.stderr
     ours, theirs = ([values[0] for _, values in metrics(run)["loss.train"][:steps]] for run in runs(work))
@@ -113,7 +118,7 @@ def test_our_layer_trains_as_pytorchs(
 @pytest.mark.slow
 def test_one_epoch_reaches_98_5_percent(train: Run, work: Path, data_path: Path) -> None:
     """On the full data set, with the defaults."""
-    done = train("epochs=1", digits(data_path))
+    done = train("epochs=1", setting_of(data_path))
     assert done.returncode == 0, done.stderr
     (run,) = runs(work)
     ((step, (accuracy,)),) = metrics(run)["accuracy.test"]
@@ -165,7 +170,7 @@ def test_nowhere_to_write(train: Run, work: Path, data_path: Path, environment: 
     else:
         environment["HOME"] = str(work / "missing" / "home")
         (work / "missing").write_text("")
-    done = train(*SMOKE, digits(data_path))
+    done = train(*SMOKE, setting_of(data_path))
     assert done.returncode == 1
     assert done.stderr.startswith("error: cannot write")
     assert done.stderr.count("\n") == 1
@@ -185,7 +190,7 @@ def test_help_and_list(train: Run, work: Path) -> None:
 
 def test_ctrl_c(begin: Begin, work: Path, data_path: Path) -> None:
     """Status 130, one line, and a log that is complete up to the last batch."""
-    process = begin("epochs=50", "train_samples=2000", "valid_samples=100", digits(data_path))
+    process = begin("epochs=50", "train_samples=2000", "valid_samples=100", setting_of(data_path))
     assert process.stdout is not None
     for line in process.stdout:
         if line.startswith("epoch 1/50 step"):
@@ -205,7 +210,7 @@ def test_ctrl_c(begin: Begin, work: Path, data_path: Path) -> None:
 @pytest.mark.parametrize("seconds", [1.0, 2.0, 3.0])
 def test_ctrl_c_while_starting(begin: Begin, data_path: Path, seconds: float) -> None:
     """No traceback, whatever is being imported or read at that moment."""
-    process = begin("epochs=50", digits(data_path))
+    process = begin("epochs=50", setting_of(data_path))
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
     try:
@@ -221,7 +226,7 @@ def test_ctrl_c_while_starting(begin: Begin, data_path: Path, seconds: float) ->
 
 def test_a_closed_pipe(begin: Begin, work: Path, data_path: Path) -> None:
     """As with `| head -1`: no traceback, and an intact log."""
-    process = begin(*SMOKE, digits(data_path))
+    process = begin(*SMOKE, setting_of(data_path))
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.close()
@@ -235,7 +240,7 @@ def test_a_closed_pipe(begin: Begin, work: Path, data_path: Path) -> None:
 def test_nowhere_to_print(work: Path, environment: dict[str, str], data_path: Path, output: str | None) -> None:
     """A full disk is reported in one line; with a closed output the run is trained as usual."""
     command = " ".join(
-        [sys.executable, "-m", "labml_bn.train", *SMOKE, digits(data_path), f">{output}" if output else ">&-"]
+        [sys.executable, "-m", "labml_bn.train", *SMOKE, setting_of(data_path), f">{output}" if output else ">&-"]
     )
     done = subprocess.run(
         command, shell=True, cwd=work, env=environment, stderr=subprocess.PIPE, text=True, check=False
@@ -246,6 +251,6 @@ def test_nowhere_to_print(work: Path, environment: dict[str, str], data_path: Pa
 def test_runs_in_the_working_directory(command: Run, work: Path, data_path: Path) -> None:
     """If the runs are stored in the working directory, Python still finds the package."""
     for _ in range(2):
-        done = command("train", *SMOKE, "logs_path=.", digits(data_path))
+        done = command("train", *SMOKE, "logs_path=.", setting_of(data_path))
         assert (done.returncode, done.stderr) == (0, "")
     assert command("evaluate", "latest", "--logs", ".").returncode == 0

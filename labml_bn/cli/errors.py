@@ -18,7 +18,7 @@ class UsageError(UserError):
 
 
 class StoppedError(UserError):
-    """A signal ended the command, and there is something to say about it. `status` is 130 (SIGINT) or 143 (SIGTERM)."""
+    """A signal ended a run; the message says how to resume it. `status` is 130 (SIGINT) or 143 (SIGTERM)."""
 
     label = "interrupted"
 

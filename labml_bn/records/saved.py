@@ -16,13 +16,13 @@ def check_format(path: Path, found: object, expected: str) -> None:
 
 
 def read_settings(path: Path, settings: Any) -> dict[str, Any]:
-    """The settings in the file. Raises UserError if this version does not know them."""
+    """The settings in the file. Raises UserError for settings that this version does not have."""
     try:
         if not isinstance(settings, dict):
             raise UsageError("they are not keys and values")
         return from_record(settings)
     except UsageError as error:
-        raise UserError(f"{path} has settings that this version does not know: {error}") from error
+        raise UserError(f"{path} has unknown settings: {error}") from error
 
 
 @contextlib.contextmanager

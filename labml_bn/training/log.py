@@ -27,7 +27,7 @@ class Position:
 class Log(Writer):  # type: ignore[misc]
     """A writer for labml's tracker, in the format of labml's own file writer.
 
-    labml's keeps up to a minute of metrics in memory and writes them in a thread; this one writes when it is told to.
+    labml's keeps up to a minute of metrics in memory and writes them in a thread; this one writes in `flush`.
     Besides labml's `track` and `time`, each line has `elapsed`, the seconds of training: clocks jump, and runs pause.
     """
 

@@ -97,10 +97,10 @@ def test_real_digits(way: Any, trained: Path, test_set: ImageSet, tmp_path: Path
         path = tmp_path / f"{number}.png"
         way(Image.fromarray(pixels.numpy())).save(path)
         read.append(read_digit(path))
-    digits = ImageSet.of("MNIST", torch.stack(read), test_set.labels, torch.float32)
+    read_set = ImageSet.of("MNIST", torch.stack(read), test_set.labels, torch.float32)
     with torch.no_grad():
         right, ours = (
-            (network(d.batch(slice(None))[0]).argmax(1) == d.labels).sum().item() for d in (test_set, digits)
+            (network(d.batch(slice(None))[0]).argmax(1) == d.labels).sum().item() for d in (test_set, read_set)
         )
     assert right >= 190
     assert ours >= right - 10

@@ -23,12 +23,12 @@ def test_format() -> None:
         (None, "they are not keys and values"),
         ([], "they are not keys and values"),
         ({"depth": 3}, "unknown key 'depth'"),
-        ({"epochs": "many"}, "epochs must be a whole number, got 'many'"),
+        ({"epochs": "many"}, "epochs must be an integer, got 'many'"),
     ],
 )
 def test_settings(settings: object, message: str) -> None:
     assert read_settings(FILE, {"epochs": 3}) == {"epochs": 3}
-    with pytest.raises(UserError, match=f"has settings that this version does not know: {message}"):
+    with pytest.raises(UserError, match=f"has unknown settings: {message}"):
         read_settings(FILE, settings)
 
 

@@ -17,9 +17,9 @@ from tests.conftest import Run, metrics, runs
 
 
 @pytest.fixture
-def run(whole: Path, work: Path) -> Path:
+def run(full_run: Path, work: Path) -> Path:
     """A copy of a finished run, to damage."""
-    return Path(shutil.copytree(whole, work / "logs" / "batch_norm" / whole.name))
+    return Path(shutil.copytree(full_run, work / "logs" / "batch_norm" / full_run.name))
 
 
 def flipped(path: Path) -> None:

@@ -10,14 +10,14 @@ import sys
 import termios
 from pathlib import Path
 
-from tests.test_train import SMOKE, digits
+from tests.test_train import SMOKE, setting_of
 
 
 def test_on_a_terminal(work: Path, environment: dict[str, str], data_path: Path) -> None:
     """A live line with progress, speed and time left, and a line an epoch that stays."""
     ours, its = pty.openpty()
     fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 120, 0, 0))
-    command = [sys.executable, "-m", "labml_bn.train", *SMOKE, digits(data_path)]
+    command = [sys.executable, "-m", "labml_bn.train", *SMOKE, setting_of(data_path)]
     process = subprocess.Popen(command, cwd=work, env=environment, stdin=its, stdout=its, stderr=its)
     os.close(its)
     output = b""

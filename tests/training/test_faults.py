@@ -23,9 +23,9 @@ from tests.training.test_checkpoint import flipped
 
 
 @pytest.fixture
-def run(whole: Path, work: Path) -> Path:
+def run(full_run: Path, work: Path) -> Path:
     """A copy of a finished run, to damage."""
-    return Path(shutil.copytree(whole, work / "logs" / "batch_norm" / whole.name))
+    return Path(shutil.copytree(full_run, work / "logs" / "batch_norm" / full_run.name))
 
 
 def assert_one_line(done: "subprocess.CompletedProcess[str]", status: int, *parts: str) -> None:
@@ -62,7 +62,7 @@ def assert_checkpoints_are_intact(run: Path) -> None:
         assert torch.load(path, weights_only=True)["format"] == checkpoint.FORMAT
 
 
-def test_disk_full_while_saving(disk: Mount, train: Run, work: Path, small: list[str], whole: Path) -> None:
+def test_disk_full_while_saving(disk: Mount, train: Run, work: Path, small: list[str], full_run: Path) -> None:
     """Training continues to its end; once there is room again, the run can be resumed."""
     disk("size=8m")
     done = train(*small)
@@ -78,7 +78,7 @@ def test_disk_full_while_saving(disk: Mount, train: Run, work: Path, small: list
     assert_checkpoints_are_intact(run)
     disk("size=100m")
     assert train("--resume", "latest").returncode == 0
-    assert metrics(run) == metrics(whole)
+    assert metrics(run) == metrics(full_run)
 
 
 def test_disk_full_while_logging(
@@ -137,9 +137,9 @@ def test_logs_not_writable(disk: Mount, train: Run, small: list[str]) -> None:
     assert_one_line(train(*small), 1, "error: cannot write the run to ", "Read-only file system")
 
 
-def test_run_not_writable(disk: Mount, train: Run, whole: Path, work: Path) -> None:
+def test_run_not_writable(disk: Mount, train: Run, full_run: Path, work: Path) -> None:
     disk("size=60m")
-    run = Path(shutil.copytree(whole, work / "logs" / "batch_norm" / whole.name))
+    run = Path(shutil.copytree(full_run, work / "logs" / "batch_norm" / full_run.name))
     disk("ro")
     assert_one_line(train("--resume", run.name, "epochs=5"), 1, f"error: cannot write the run to {run}: Read-only")
 
@@ -171,14 +171,14 @@ def test_a_damaged_data_file(run: Path, train: Run, work: Path, data_path: Path,
     assert len(metrics(run)["accuracy.test"]) == 4
 
 
-def test_falling_back_to_an_earlier_checkpoint(run: Path, train: Run, whole: Path) -> None:
+def test_falling_back_to_an_earlier_checkpoint(run: Path, train: Run, full_run: Path) -> None:
     newest = checkpoint.list_checkpoints(run)[0]
     flipped(newest)
     (run / "model.safetensors").unlink()
     done = train("--resume", "latest")
     assert_one_line(done, 0, f"warning: {newest} is damaged", "falling back to an earlier checkpoint")
-    assert metrics(run) == metrics(whole)
-    ours, theirs = (load_file(folder / "model.safetensors") for folder in (run, whole))
+    assert metrics(run) == metrics(full_run)
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (run, full_run))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
@@ -210,13 +210,13 @@ def test_a_log_shorter_than_its_checkpoint(run: Path, train: Run) -> None:
     assert_one_line(train("--resume", "latest", "epochs=4"), 1, "log.jsonl is shorter than ")
 
 
-def test_half_a_line_at_the_end_of_the_log(run: Path, train: Run, whole: Path) -> None:
+def test_half_a_line_at_the_end_of_the_log(run: Path, train: Run, full_run: Path) -> None:
     with (run / "log.jsonl").open("a") as log:
         log.write('{"track": {"loss.train": [[12')
     assert train("--resume", "latest", "epochs=4").returncode == 0
     lines = (run / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["track"] for line in lines[:15]] == [
-        json.loads(line)["track"] for line in (whole / "log.jsonl").read_text().splitlines()
+        json.loads(line)["track"] for line in (full_run / "log.jsonl").read_text().splitlines()
     ]
     assert len(metrics(run)["accuracy.test"]) == 4
 
@@ -259,7 +259,7 @@ FAKETIME = next(Path("/usr/lib").glob("**/faketime/libfaketime.so.1"), None)
 
 @pytest.mark.skipif(FAKETIME is None, reason="libfaketime is not installed (Debian: apt-get install faketime)")
 def test_a_clock_that_jumps(
-    work: Path, environment: dict[str, str], small: list[str], whole: Path, command: Run
+    work: Path, environment: dict[str, str], small: list[str], full_run: Path, command: Run
 ) -> None:
     """A day back in the middle of the run, then two days forward: metrics and elapsed time are unaffected."""
     clock = work / "clock"
@@ -283,7 +283,7 @@ def test_a_clock_that_jumps(
     (run,) = runs(work)
     times = [json.loads(line)["time"] for line in (run / "log.jsonl").read_text().splitlines()]
     assert min(times) < time.time() - 80_000 < time.time() + 80_000 < max(times)  # it has jumped
-    assert metrics(run) == metrics(whole)
+    assert metrics(run) == metrics(full_run)
     assert 0 < read_run(run).elapsed < 600
     del environment["LD_PRELOAD"]
     shown = command("runs").stdout.splitlines()[1]

@@ -1,4 +1,4 @@
-"""The metrics' file: written when it is told to, completely or not at all."""
+"""The file of the metrics: written by `flush`, completely or not at all."""
 
 import json
 import resource

@@ -70,14 +70,14 @@ def test_equals_a_plain_loop(settings: dict[str, object], data_path: Path) -> No
     torch.manual_seed(3)
     model = ConvNet("torch").double()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.001)
-    digits: ImageSet = c.train_set
+    train_set: ImageSet = c.train_set
     for epoch in range(2):
         order = np.random.default_rng([3, epoch]).permutation(1000)
         for first in range(0, 1000, 64):
             index = order[first : first + 64]
-            x = (digits.images[index].unsqueeze(1).double() / 255 - 0.1307) / 0.3081
+            x = (train_set.images[index].unsqueeze(1).double() / 255 - 0.1307) / 0.3081
             optimizer.zero_grad()
-            F.cross_entropy(model(x), digits.labels[index]).backward()
+            F.cross_entropy(model(x), train_set.labels[index]).backward()
             optimizer.step()
     torch.testing.assert_close(dict(c.model.state_dict()), dict(model.state_dict()), rtol=1e-7, atol=1e-9)
 

@@ -24,10 +24,10 @@ def tracked(run: Path) -> list[Any]:
     return [json.loads(line)["track"] for line in (run / "log.jsonl").read_text().splitlines()]
 
 
-def assert_same(run: Path, whole: Path) -> None:
+def assert_same(run: Path, full_run: Path) -> None:
     """Both runs have the same weights and the same log lines."""
-    assert tracked(run) == tracked(whole)
-    ours, theirs = (load_file(folder / "model.safetensors") for folder in (run, whole))
+    assert tracked(run) == tracked(full_run)
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (run, full_run))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
     assert read_run(run).status == "completed"
 
@@ -43,7 +43,7 @@ def wait_for(process: "subprocess.Popen[str]", beginning: str) -> None:
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("when", ["epoch 1/3 step 4", "epoch 2/3 step 12", "epoch 2/3:"])
 def test_ended_by_a_signal(
-    begin: Begin, train: Run, work: Path, small: list[str], whole: Path, number: int, status: int, when: str
+    begin: Begin, train: Run, work: Path, small: list[str], full_run: Path, number: int, status: int, when: str
 ) -> None:
     process = begin(*small)
     wait_for(process, when)
@@ -61,10 +61,10 @@ def test_ended_by_a_signal(
     assert "Final accuracy" in done.stdout
     assert runs(work) == [run]
     assert yaml.safe_load((run / "run.yaml").read_text()) == started
-    assert_same(run, whole)
+    assert_same(run, full_run)
 
 
-def test_killed_between_checkpoints(begin: Begin, train: Run, work: Path, small: list[str], whole: Path) -> None:
+def test_killed_between_checkpoints(begin: Begin, train: Run, work: Path, small: list[str], full_run: Path) -> None:
     """Log entries after the checkpoint are discarded and regenerated."""
     process = begin(*small)
     wait_for(process, "epoch 2/3 step 12")
@@ -78,16 +78,16 @@ def test_killed_between_checkpoints(begin: Begin, train: Run, work: Path, small:
     assert beyond > 1000
     done = train("--resume", run.name[:6])
     assert (done.returncode, done.stderr) == (0, "")
-    assert_same(run, whole)
+    assert_same(run, full_run)
 
 
-def test_killed_in_the_first_epoch(begin: Begin, train: Run, work: Path, small: list[str], whole: Path) -> None:
+def test_killed_in_the_first_epoch(begin: Begin, train: Run, work: Path, small: list[str], full_run: Path) -> None:
     process = begin(*small)
     wait_for(process, "epoch 1/3 step 4")
     process.kill()
     process.communicate()
     assert train("--resume", "latest").returncode == 0
-    assert_same(runs(work)[0], whole)
+    assert_same(runs(work)[0], full_run)
 
 
 FORKED = """
@@ -151,22 +151,22 @@ def test_killed_at_twenty_random_moments(work: Path, environment: dict[str, str]
     folders = [folder for folder in runs(work) if (folder / "model.safetensors").exists()]
     (killed,) = folders
     assert all(path.stem.isdecimal() for path in (killed / "checkpoints").iterdir())  # nothing half-written
-    uninterrupted = [sys.executable, "-m", "labml_bn.train", *settings, f"epochs={epochs}", "logs_path=whole"]
-    subprocess.run(uninterrupted, cwd=work, env=environment, capture_output=True, check=True)
-    (whole,) = (work / "whole" / "batch_norm").glob("[!.]*")
-    assert_same(killed, whole)
+    command = [sys.executable, "-m", "labml_bn.train", *settings, f"epochs={epochs}", "logs_path=uninterrupted"]
+    subprocess.run(command, cwd=work, env=environment, capture_output=True, check=True)
+    (uninterrupted,) = (work / "uninterrupted" / "batch_norm").glob("[!.]*")
+    assert_same(killed, uninterrupted)
 
 
-def test_more_epochs(train: Run, work: Path, small: list[str], whole: Path) -> None:
+def test_more_epochs(train: Run, work: Path, small: list[str], full_run: Path) -> None:
     """Two epochs, and a third after a resume, are three epochs."""
     assert train(*small, "epochs=2").returncode == 0
     done = train("--resume", "latest", "epochs=3")
     assert (done.returncode, done.stderr) == (0, "")
-    assert_same(runs(work)[0], whole)
+    assert_same(runs(work)[0], full_run)
     assert read_run(runs(work)[0]).settings["epochs"] == 3
 
 
-def test_more_epochs_and_killed(begin: Begin, train: Run, work: Path, small: list[str], whole: Path) -> None:
+def test_more_epochs_and_killed(begin: Begin, train: Run, work: Path, small: list[str], full_run: Path) -> None:
     """Killed before its first new checkpoint: it no longer counts as finished."""
     assert train(*small, "epochs=1").returncode == 0
     (run,) = runs(work)
@@ -177,7 +177,7 @@ def test_more_epochs_and_killed(begin: Begin, train: Run, work: Path, small: lis
     assert not (run / "model.safetensors").exists()
     assert read_run(run).status == "killed"
     assert train("--resume", "latest").returncode == 0
-    assert_same(run, whole)
+    assert_same(run, full_run)
 
 
 def test_fewer_epochs_than_started(begin: Begin, train: Run, small: list[str]) -> None:
@@ -189,7 +189,7 @@ def test_fewer_epochs_than_started(begin: Begin, train: Run, small: list[str]) -
     assert (done.returncode, done.stderr) == (2, "error: epochs=1: the run is already in epoch 2\n")
 
 
-def test_ctrl_c_in_the_last_evaluation(whole: Path, work: Path, begin: Begin, train: Run, small: list[str]) -> None:
+def test_ctrl_c_in_the_last_evaluation(full_run: Path, work: Path, begin: Begin, train: Run, small: list[str]) -> None:
     """A run that completes exits with status 0, even if Ctrl-C came at the very end."""
     process = begin(*small)
     wait_for(process, "epoch 3/3 step 16/")
@@ -200,7 +200,7 @@ def test_ctrl_c_in_the_last_evaluation(whole: Path, work: Path, begin: Begin, tr
     else:
         assert process.returncode == 130
         assert train("--resume", "latest").returncode == 0
-    assert_same(runs(work)[0], whole)
+    assert_same(runs(work)[0], full_run)
 
 
 def test_a_config_file_and_keys(train: Run, work: Path, small: list[str]) -> None:
@@ -225,8 +225,8 @@ def test_from_another_folder(
     assert list((work / "elsewhere").iterdir()) == []
 
 
-def test_a_finished_run_is_reported(whole: Path, work: Path, train: Run) -> None:
-    run = Path(shutil.copytree(whole, work / "logs" / "batch_norm" / whole.name))
+def test_a_finished_run_is_reported(full_run: Path, work: Path, train: Run) -> None:
+    run = Path(shutil.copytree(full_run, work / "logs" / "batch_norm" / full_run.name))
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "run.lock"}
     done = train("--resume", "latest")
     assert (done.returncode, done.stderr) == (0, "")
@@ -235,7 +235,7 @@ def test_a_finished_run_is_reported(whole: Path, work: Path, train: Run) -> None
     # Killed after its last epoch, before the weights were saved.
     (run / "model.safetensors").unlink()
     assert train("--resume", "latest").returncode == 0
-    assert_same(run, whole)
+    assert_same(run, full_run)
 
 
 @pytest.mark.parametrize(
@@ -248,25 +248,25 @@ def test_a_finished_run_is_reported(whole: Path, work: Path, train: Run) -> None
         ("epochs=2", "error: epochs=2: the run is already in epoch 3"),
     ],
 )
-def test_what_cannot_change(whole: Path, train: Run, argument: str, message: str) -> None:
-    done = train("--resume", str(whole), argument)
+def test_what_cannot_change(full_run: Path, train: Run, argument: str, message: str) -> None:
+    done = train("--resume", str(full_run), argument)
     assert done.returncode == 2
     assert done.stderr.startswith(message)
     assert len(done.stderr.splitlines()) == 1
-    assert read_run(whole).status == "completed"
+    assert read_run(full_run).status == "completed"
 
 
-def test_repeating_the_settings_changes_nothing(whole: Path, train: Run) -> None:
-    done = train("--resume", str(whole), *SMALL, "checkpoint_interval=0.5", "keep=5")
+def test_repeating_the_settings_changes_nothing(full_run: Path, train: Run) -> None:
+    done = train("--resume", str(full_run), *SMALL, "checkpoint_interval=0.5", "keep=5")
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_no_such_run(train: Run, whole: Path, work: Path) -> None:
+def test_no_such_run(train: Run, full_run: Path, work: Path) -> None:
     assert "there are no runs in" in train("--resume", "latest").stderr
-    shutil.copytree(whole, work / "logs" / "batch_norm" / whole.name)
+    shutil.copytree(full_run, work / "logs" / "batch_norm" / full_run.name)
     for checkpoints in (work / "logs").glob("*/*/checkpoints/*"):
         checkpoints.unlink()
-    done = train("--resume", whole.name)
+    done = train("--resume", full_run.name)
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
     assert "has no usable checkpoint to resume from: it ended before the first was saved" in done.stderr
 
