@@ -35,12 +35,12 @@ def main() -> None:
     if arguments.figure:
         check_writable(arguments.figure, (".png", ".svg", ".pdf"))
 
-    from labml_bn.trained.evaluation import evaluate
+    from labml_bn.trained.evaluation import classify
     from labml_bn.trained.weights import load_run
 
     run, trained = load_run(arguments.run, arguments.logs, arguments.data)
     statistics, samples = arguments.statistics
-    classification = evaluate(trained, statistics, samples, _progress)
+    classification = classify(trained, statistics, samples, _progress)
     of = f" of the first {samples} training images" if samples else ""
     print(f"{run}: {trained.dataset}, norm={trained.settings['norm']}, {statistics} statistics{of}")
     print(classification.report())

@@ -1,4 +1,4 @@
-"""The networks: which layers, which normalization between them, and on which device."""
+"""The network, the choice of its normalization, and the device that it runs on."""
 
 from collections.abc import Callable
 

@@ -1,6 +1,8 @@
 """Which room imports what, read from the code's imports; what importing costs; and that the tests mirror the code."""
 
 import ast
+import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -73,11 +75,6 @@ def room(module: str) -> str:
     return parts[1] if len(parts) > 1 else parts[0]
 
 
-def exported(name: str) -> str:
-    """What is imported from the package itself is the layer."""
-    return "labml_bn.norm" if name == "labml_bn" else name
-
-
 @pytest.mark.parametrize("module", sorted(MODULES.keys() - COMMANDS))
 def test_who_may_import_whom(module: str) -> None:
     allowed = MAY_IMPORT[room(module)]
@@ -103,6 +100,32 @@ def test_every_arrow_goes_down() -> None:
     assert not {name for name in imports("labml_bn.dashboard.address") if name.startswith("labml_bn")}
     for graph in (rooms, modules):
         assert_acyclic(graph)
+
+
+def test_the_map_in_the_readme_has_the_same_arrows() -> None:
+    (drawing,) = re.findall(r"```mermaid\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    arrows: set[tuple[str, ...]] = set()
+    files: dict[str, list[str]] = {}
+    for line in drawing.splitlines()[1:]:
+        chain = []
+        for group in line.strip().split(" --> "):
+            boxes = re.findall(r'(\w+)(?:\["(.+?)(?:<br>[^"]*)?"\])?(?: & |$)', group)
+            files |= {box: re.sub(r"\.py|/| ", "", names).split(",") for box, names in boxes if names}
+            chain.append([box for box, _ in boxes])
+        for one, other in itertools.pairwise(chain):
+            arrows |= set(itertools.product(one, other))
+    drawn = {(above, below) for one, other in arrows for above in files[one] for below in files[other]}
+    grouped = {file: group for group in files.values() for file in group}
+    undrawn = {"settings", "cli", "labml_bn"}
+    for module in MODULES:
+        for name in imports(module):
+            above, below = room(module), room("labml_bn.norm" if name == "labml_bn" else name)
+            if name.startswith("labml_bn") and above != below and not {above, below} & undrawn:
+                assert (above, below) in drawn, f"{module} imports {name}"
+    actual = {(room(module), room(name)) for module in MODULES for name in imports(module) if name in MODULES}
+    for one, other in arrows:
+        assert any((above, below) in actual for above in files[one] for below in files[other]), f"{one} --> {other}"
+    assert grouped.keys() == {room(module) for module in MODULES} - undrawn
 
 
 def assert_acyclic(graph: dict[str, set[str]]) -> None:

@@ -1,4 +1,4 @@
-"""The notebook: it runs in an empty folder, its stored outputs are its own, and it installs what it should."""
+"""The notebook: it runs in an empty folder, its stored outputs match its code, and it installs the package."""
 
 import ast
 import base64
@@ -17,16 +17,23 @@ from nbformat import NotebookNode
 
 from notebooks import build
 
-SMOKE = {"EPOCHS": 2, "TRAIN_SAMPLES": 3000, "TEST_SAMPLES": 500, "PARTS": 10, "STEPS": 20, "COMPARED": 250}
+SMOKE = {
+    "EPOCHS": 2,
+    "TRAIN_SAMPLES": 3000,
+    "TEST_SAMPLES": 500,
+    "VALIDATIONS": 10,
+    "STEPS": 20,
+    "COMPARISON_SAMPLES": 250,
+}
 
-#: Run after the last cell: what the cells have found, as JSON.
-FOUND = """
+#: A cell that is run after the last one and prints results of the cells as JSON.
+RESULTS = """
 import json
 print(json.dumps({
     "results": results,
     "sorted": sorted_by_class,
     "runs": [{name: series.steps.tolist() for name, series in run_log.items()} for run_log in logs.values()],
-    "estimates": {
+    "running_statistics": {
         name: [log[f"bn.{name}"].values[-1].tolist(), c.model.get_buffer(name).tolist()]
         for name in ("norm1.running_mean", "norm1.running_var", "norm3.running_mean", "norm3.running_var")
     },
@@ -45,13 +52,13 @@ def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
 
 
 def printed(cell: NotebookNode) -> str:
-    """What a cell has printed; nothing may have gone to the standard error stream."""
+    """What a cell printed to stdout. Output to stderr fails the test."""
     assert all(output.name == "stdout" for output in cell.outputs if output.output_type == "stream")
     return "".join(output.text for output in cell.outputs if output.output_type == "stream")
 
 
 def pictures(cell: NotebookNode) -> list[bytes]:
-    """The pictures that a cell shows."""
+    """The PNG images that a cell displays."""
     data = [output.data for output in cell.outputs if output.output_type in {"display_data", "execute_result"}]
     return [base64.b64decode(each["image/png"]) for each in data]
 
@@ -62,7 +69,7 @@ def cell_with(notebook: NotebookNode, text: str) -> NotebookNode:
 
 
 def set_parameters(notebook: NotebookNode, values: dict[str, object]) -> None:
-    """Put other values into the cell of parameters, which must have exactly these."""
+    """Replace the values in the parameter cell, which must define exactly these names."""
     cell = build.tagged(notebook, "parameters")
     assert re.findall(r"^(\w+) = ", cell.source, flags=re.M) == list(values)
     cell.source = "\n".join(f"{name} = {value!r}" for name, value in values.items())
@@ -72,33 +79,33 @@ def set_parameters(notebook: NotebookNode, values: dict[str, object]) -> None:
 def test_executes(
     notebook: NotebookNode, data_path: Path, work: Path, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All of it, in a fresh kernel and an empty folder; and what it finds is what its text says."""
+    """The complete notebook runs in a new kernel and an empty folder, and the results support its text."""
     for name in ("JUPYTER_RUNTIME_DIR", "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "IPYTHONDIR"):
         monkeypatch.setenv(name, str(work.parent / name))
-    environment["OMP_NUM_THREADS"] = "1"  # threads that wait for one another are slow on a busy machine
-    environment["MPLCONFIGDIR"] = matplotlib.get_cachedir()  # the list of fonts takes a while to make
+    environment["OMP_NUM_THREADS"] = "1"  # waiting threads spin, which is slow on a busy machine
+    environment["MPLCONFIGDIR"] = matplotlib.get_cachedir()  # building the font cache takes several seconds
     set_parameters(notebook, {**SMOKE, "DATA_PATH": str(data_path)})
     cells = code_cells(notebook)
     for cell in cells:
         cell.outputs, cell.execution_count = [], None
-    found_in = nbformat.v4.new_code_cell(FOUND.strip())
-    redrawn = nbformat.v4.new_code_cell("display(with_norm.figure())")
-    notebook.cells += [redrawn, found_in]
+    results_cell = nbformat.v4.new_code_cell(RESULTS.strip())
+    plotted_again = nbformat.v4.new_code_cell("display(with_norm.figure())")
+    notebook.cells += [plotted_again, results_cell]
 
     build.execute(notebook, work, env=environment)
     assert [cell.execution_count for cell in code_cells(notebook)] == list(range(1, len(cells) + 3))
     assert {path.name for path in work.iterdir()} == {"logs"}
 
-    # One live figure for each training: the last of its pictures stays, and a single line.
-    trainings = [cell_with(notebook, "with_norm = Live("), cell_with(notebook, "without_norm = Live(")]
-    for cell, name in zip(trainings, ("batch normalization", "no normalization"), strict=True):
+    # Each run shows one live figure, of which the last version remains, and prints one line.
+    runs = [cell_with(notebook, "with_norm = LivePlot("), cell_with(notebook, "without_norm = LivePlot(")]
+    for cell, name in zip(runs, ("batch normalization", "no normalization"), strict=True):
         assert len(pictures(cell)) == 1
         (line,) = printed(cell).splitlines()
-        assert re.fullmatch(rf"{name}: \d+ of 500 test digits right, \d\d\.\d\d%, in \d+ s", line)
-    assert pictures(trainings[0]) == pictures(redrawn)
+        assert re.fullmatch(rf"{name}: test accuracy \d\d\.\d\d% \(\d+ of 500\), in \d+ s", line)
+    assert pictures(runs[0]) == pictures(plotted_again)
 
-    # Each run has its own metrics, and only those.
-    found: dict[str, Any] = json.loads(printed(found_in))
+    # Each run has logged its own metrics, and no others.
+    found: dict[str, Any] = json.loads(printed(results_cell))
     normalized, plain = found["runs"]
     common = {f"{metric}.{split}" for metric in ("loss", "accuracy") for split in ("train", "valid", "test")}
     assert plain.keys() == common
@@ -107,10 +114,10 @@ def test_executes(
     for run in (normalized, plain):
         assert run["loss.train"] == steps
         assert run["loss.test"] == [3000, 6000]
-    for logged, state in found["estimates"].values():
+    for logged, state in found["running_statistics"].values():
         assert logged == pytest.approx(state)
 
-    # A bias before the normalization.
+    # A bias before batch normalization has no effect.
     rows = [line.split() for line in printed(cell_with(notebook, "reference = small_network")).splitlines()[1:]]
     assert [row[0] for row in rows] == ["0", "1", "10", "100", "1000"]
     assert [float(row[1]) for row in rows] == sorted(float(row[1]) for row in rows)
@@ -118,14 +125,14 @@ def test_executes(
     assert all(float(of_bias) < 1e-3 * float(of_weight) for *_, of_bias, of_weight in rows)
     learning = cell_with(notebook, "def learn(")
     with_norm, without = re.findall(
-        r"differ by at most (\S+), and the bias at 10 moved by at most (\S+)", printed(learning)
+        r"differ by at most (\S+); the bias of 10 changes by at most (\S+)", printed(learning)
     )
     assert all(float(number) < 1e-9 for number in with_norm)
     assert all(float(number) > 1e-2 for number in without)
 
-    # Running and batch statistics.
+    # Running statistics give the same accuracy for every batch size; batch statistics do not.
     evaluated = printed(cell_with(notebook, "results = {}"))
-    assert re.search(r"^ +1 +\d\d\.\d\d%  expected more than one value per channel", evaluated, flags=re.M)
+    assert re.search(r"^ +1 +\d\d\.\d\d%  ValueError: expected more than one value per channel", evaluated, flags=re.M)
     results = found["results"]
     assert list(results) == ["2", "8", "64", "1024"]
     assert len({running for running, _ in results.values()}) == 1
@@ -135,29 +142,29 @@ def test_executes(
     assert found["sorted"]["batch"] < results["64"][1] - 0.1
 
 
-def test_is_stored_with_its_outputs(notebook: NotebookNode) -> None:
+def test_stored_outputs_match_the_code(notebook: NotebookNode) -> None:
     cells = code_cells(notebook)
     assert notebook.metadata["executed"] == build.checksum(notebook), "run notebooks/build.py after changing a cell"
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-    silent = [cell for cell in cells if not cell.outputs]
-    assert silent == cells[:3]  # installation, parameters, imports
+    without_output = [cell for cell in cells if not cell.outputs]
+    assert without_output == cells[:3]  # installation, parameters, imports
     for cell in cells:
         assert all(output.output_type in {"stream", "display_data"} for output in cell.outputs)
         assert len(printed(cell)) < 2000
-        assert len(pictures(cell)) == len(re.findall(r"^plt\.show\(\)|^\w+ = Live\(", cell.source, flags=re.M))
+        assert len(pictures(cell)) == len(re.findall(r"^plt\.show\(\)|^\w+ = LivePlot\(", cell.source, flags=re.M))
 
 
-def test_is_fit_to_be_published(notebook: NotebookNode) -> None:
+def test_contains_no_local_paths_and_no_measured_values(notebook: NotebookNode) -> None:
     assert build.NOTEBOOK.stat().st_size < 1_500_000
     for cell in notebook.cells:
         shown = cell.source + (printed(cell) if cell.cell_type == "code" else "")
         assert not re.search(r"/(root|home|tmp|Users|usr|opt|var)/|[A-Z]:\\\\", shown)
         assert str(Path.home()) not in shown
     texts = [re.sub(r"\]\(.*?\)", "", cell.source) for cell in notebook.cells if cell.cell_type == "markdown"]
-    assert not re.findall(r"\d *\\?%|\d\.\d", "\n".join(texts)), "what was measured is printed by cells, not written"
+    assert not re.findall(r"\d *\\?%|\d\.\d", "\n".join(texts)), "measured values must be printed by cells"
 
 
-def test_uses_the_package_as_anybody_would(notebook: NotebookNode) -> None:
+def test_imports_the_package_only_as_a_user_would(notebook: NotebookNode) -> None:
     nodes = [node for cell in code_cells(notebook) for node in ast.walk(ast.parse(cell.source))]
     modules = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     modules |= {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
@@ -171,12 +178,12 @@ def test_uses_the_package_as_anybody_would(notebook: NotebookNode) -> None:
     assert not [node.attr for node in nodes if isinstance(node, ast.Attribute) and node.attr.startswith("_")]
 
 
-def test_the_address_stands_in_one_place(notebook: NotebookNode) -> None:
-    """In pyproject.toml: the README's badge and the notebook's first cell have been made from it."""
-    repository = build.address((build.ROOT / "pyproject.toml").read_text())
+def test_url_matches_pyproject(notebook: NotebookNode) -> None:
+    """The README's badge and the notebook's first cell contain the URL from pyproject.toml, each once."""
+    repository = build.repository_url((build.ROOT / "pyproject.toml").read_text())
     readme, install = build.README.read_text(), build.tagged(notebook, "install").source
-    assert build.address_readme(readme, repository) == readme
-    build.address_notebook(notebook, repository)
+    assert build.update_readme(readme, repository) == readme
+    build.update_notebook(notebook, repository)
     assert build.tagged(notebook, "install").source == install
 
     path = repository.removeprefix("https://github.com/")
@@ -186,19 +193,19 @@ def test_the_address_stands_in_one_place(notebook: NotebookNode) -> None:
     assert "".join(cell.source for cell in notebook.cells).count(path) == 1
 
 
-def test_another_address(notebook: NotebookNode) -> None:
-    other = build.address('[project.urls]\nRepository = "https://github.com/some-one/some.thing"\n')
+def test_url_can_be_changed(notebook: NotebookNode) -> None:
+    other = build.repository_url('[project.urls]\nRepository = "https://github.com/some-one/some.thing"\n')
     page = "https://colab.research.google.com/github/some-one/some.thing/blob/main/notebooks/mnist.ipynb"
-    assert build.address_readme(build.README.read_text(), other).count(page) == 1
-    build.address_notebook(notebook, other)
+    assert build.update_readme(build.README.read_text(), other).count(page) == 1
+    build.update_notebook(notebook, other)
     assert 'REPOSITORY = "https://github.com/some-one/some.thing"\n' in build.tagged(notebook, "install").source
     with pytest.raises(SystemExit, match="OWNER"):
-        build.address('Repository = "https://example.org/a/b"')
+        build.repository_url('Repository = "https://example.org/a/b"')
 
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """What the notebook's first cell looks for in a clone of the repository."""
+    """The files by which the notebook's first cell recognizes a clone of the repository."""
     folder = tmp_path / "clone"
     (folder / "labml_bn" / "norm").mkdir(parents=True)
     (folder / "labml_bn" / "__init__.py").touch()
@@ -207,18 +214,18 @@ def clone(tmp_path: Path) -> Path:
 
 
 def install(notebook: NotebookNode, tmp_path: Path, here: Path, *, missing: bool, then: str = "") -> list[str]:
-    """Run the first cell in a process that can or cannot import the project, with a pip that only takes notes.
+    """Run the first cell, and then the code `then`, in a process with a fake pip that only prints its arguments.
 
-    Returns the lines that this pip and what is run after the cell print.
+    If `missing`, the process cannot import the package. Returns the printed lines.
     """
-    stand_in = tmp_path / "stand-in"
-    stand_in.mkdir()
-    (stand_in / "pip.py").write_text("import sys; print('pip', *sys.argv[1:])")
+    fake = tmp_path / "fake"
+    fake.mkdir()
+    (fake / "pip.py").write_text("import sys; print('pip', *sys.argv[1:])")
     code = f"{build.tagged(notebook, 'install').source}\n{then}"
     done = subprocess.run(
-        [sys.executable, *["-S"] * missing, "-c", code],  # -S leaves out whatever is installed
+        [sys.executable, *["-S"] * missing, "-c", code],  # -S: without installed packages
         cwd=here,
-        env={"PYTHONPATH": str(stand_in) if missing else f"{stand_in}:{build.ROOT}"},
+        env={"PYTHONPATH": str(fake) if missing else f"{fake}:{build.ROOT}"},
         capture_output=True,
         text=True,
         check=True,
@@ -228,16 +235,16 @@ def install(notebook: NotebookNode, tmp_path: Path, here: Path, *, missing: bool
 
 
 @pytest.mark.parametrize("here", [".", "clone", "clone/notebooks"])
-def test_installs_nothing_where_the_project_is(notebook: NotebookNode, tmp_path: Path, clone: Path, here: str) -> None:
+def test_installs_nothing_if_importable(notebook: NotebookNode, tmp_path: Path, clone: Path, here: str) -> None:
     assert install(notebook, tmp_path, tmp_path / here, missing=False) == []
 
 
 @pytest.mark.parametrize("here", [".", "notebooks"])
-def test_installs_the_clone_that_it_is_in(notebook: NotebookNode, tmp_path: Path, clone: Path, here: str) -> None:
+def test_installs_the_clone_that_contains_it(notebook: NotebookNode, tmp_path: Path, clone: Path, here: str) -> None:
     lines = install(notebook, tmp_path, clone / here, missing=True, then="import labml_bn; print(labml_bn.__file__)")
     assert lines == [f"pip install --quiet -e {clone}", str(clone / "labml_bn" / "__init__.py")]
 
 
-def test_installs_from_the_repository_elsewhere(notebook: NotebookNode, tmp_path: Path) -> None:
-    repository = build.address((build.ROOT / "pyproject.toml").read_text())
+def test_installs_from_the_repository_without_a_clone(notebook: NotebookNode, tmp_path: Path) -> None:
+    repository = build.repository_url((build.ROOT / "pyproject.toml").read_text())
     assert install(notebook, tmp_path, tmp_path, missing=True) == [f"pip install --quiet git+{repository}"]

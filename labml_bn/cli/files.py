@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all, and names of files and folders that users type."""
+"""Writing files atomically, reading YAML, and the names of files and folders that users type."""
 
 import contextlib
 import os

@@ -21,7 +21,7 @@ from labml_app.enums import RunEnums
 from labml_db import Index
 
 from labml_bn.dashboard.store import ERRORS, Transaction
-from labml_bn.records.folder import ENDS, LOG, run_folders
+from labml_bn.records.folder import CONFIGS, ENDS, INFO, LOG, is_running, run_folders
 from labml_bn.records.record import (
     COMPLETED,
     CRASHED,
@@ -30,7 +30,6 @@ from labml_bn.records.record import (
     RUNNING,
     Record,
     Series,
-    is_running,
     read_run,
 )
 from labml_bn.settings import different
@@ -114,7 +113,7 @@ class Follower(threading.Thread):
 def _stamp(folder: Path) -> str:
     """A text that changes whenever the run's files change, or the run starts or stops."""
     parts = ["running" if is_running(folder) else "still"]
-    for name in ("run.yaml", "configs.yaml", ENDS, LOG):
+    for name in (INFO, CONFIGS, ENDS, LOG):
         try:
             stat = (folder / name).stat()
             parts.append(f"{stat.st_size} {stat.st_mtime_ns}")

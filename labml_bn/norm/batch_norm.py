@@ -1,11 +1,12 @@
 r"""The batch normalization layer, with the running statistics that it uses at inference.
 
 **Convolutional layers** (§3.2). All positions of all images in the batch share the mean, the variance, $\gamma$ and
-$\beta$ of their channel. A bias of the preceding convolution would be removed with the mean, and $\beta$ takes its
-place, so such a convolution needs no bias.
+$\beta$ of their channel. A bias of the preceding convolution would be subtracted again with the mean, and $\beta$
+plays its role, so such a convolution needs no bias. The paper places the layer between the linear map and the
+nonlinearity.
 
 **Inference** (§3.1). The output for one input must not depend on the other inputs in its batch. So the layer then
-normalizes by constants: running statistics, which it averages over the mini-batches during training.
+normalizes with constants: running statistics, which it averages over the mini-batches during training.
 """
 
 from typing import Any
@@ -14,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from labml_bn.norm.functional import batch_norm, normalize_by
+from labml_bn.norm.functional import batch_norm, normalize_with
 
-#: The names that labml's annotated implementation uses for the state.
+#: The names of the state in labml's annotated implementation (nn.labml.ai/normalization/batch_norm).
 ANNOTATED_NAMES = {"scale": "weight", "shift": "bias", "exp_mean": "running_mean", "exp_var": "running_var"}
 
 
@@ -38,7 +39,7 @@ class BatchNorm(_BatchNorm):
         device, dtype: of the parameters and the running statistics
         bias: whether to learn $\beta$, if `affine`
         unbiased: whether `running_var` averages the unbiased variance $\frac{m}{m-1} \sigma^2$, as in Algorithm 2 and
-            PyTorch, or the biased variance $\sigma^2$, as in ONNX and Keras
+            PyTorch, or the biased variance $\sigma^2$, as in ONNX and Keras 3
 
     State: `weight`, `bias` (parameters), `running_mean`, `running_var` (buffers), each [channels], and
     `num_batches_tracked`, a scalar.
@@ -46,7 +47,8 @@ class BatchNorm(_BatchNorm):
     Raises ValueError if `num_features`, `eps` or `momentum` is out of range. The forward pass raises ValueError if the
     input has fewer than two dimensions or the wrong number of channels, or if the statistics of the batch are used and
     it has only one value per channel (the variance would be 0, and the output would not depend on the input). It raises
-    TypeError if the input is not of a floating dtype. An empty batch does not change the running statistics.
+    TypeError if the input is not of a floating dtype. An empty batch does not change the running
+    statistics, but is counted in `num_batches_tracked`, as in PyTorch.
     """
 
     def __init__(
@@ -72,12 +74,12 @@ class BatchNorm(_BatchNorm):
         """Normalize `input` [batch, channels, *]. The output has its shape and dtype."""
         self._check_input_dim(input)
         if not self.training and self.running_mean is not None and self.running_var is not None:
-            return normalize_by(input, self.running_mean, self.running_var, self.weight, self.bias, self.eps)
+            return normalize_with(input, self.running_mean, self.running_var, self.weight, self.bias, self.eps)
 
         if input.numel() == self.num_features:
             raise ValueError(
                 f"expected more than one value per channel to compute a variance, got an input of shape "
-                f"{tuple(input.shape)}: use a larger batch, or evaluate with model.eval()"
+                f"{tuple(input.shape)}: use a larger batch{', or evaluate with model.eval()' if self.training else ''}"
             )
         y, count, mean, var = batch_norm(input, self.weight, self.bias, self.eps)
         if self.training and self.track_running_stats:
@@ -86,7 +88,7 @@ class BatchNorm(_BatchNorm):
 
     @torch.no_grad()
     def _update_running_statistics(self, count: Tensor, mean: Tensor, var: Tensor) -> None:
-        r"""Update the exponential moving averages of mean and variance (§3.1).
+        r"""Update the exponential moving averages of mean and variance (§3.1), or plain ones without a momentum.
 
         $$\text{running} \leftarrow (1 - \text{momentum}) \cdot \text{running} + \text{momentum} \cdot \text{batch}$$
         """
@@ -105,9 +107,9 @@ class BatchNorm(_BatchNorm):
 
         if self.unbiased:
             var = var * (count / (count - 1))
-        for running, batch in ((self.running_mean, mean), (self.running_var, var)):
-            updated = (1 - momentum) * running + momentum * batch
-            # A condition in Python would synchronize the GPU.
+        for running, current in ((self.running_mean, mean), (self.running_var, var)):
+            updated = (1 - momentum) * running + momentum * current
+            # An `if` would make the CPU wait for the GPU.
             running.copy_(torch.where(count > 0, updated, running))
 
     def _check_input_dim(self, input: Tensor) -> None:

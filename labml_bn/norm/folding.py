@@ -5,11 +5,12 @@ At inference the mean and the variance are constants, and the normalization is a
 
 $$y = a x + (\beta - a \mu) \qquad a = \frac{\gamma}{\sqrt{\sigma^2 + \epsilon}}$$
 
-If x is the output of a convolution or a linear layer, $x = W u + b$, the two maps are one:
+If x is the output of a convolution or a linear layer, $x = W u + b$, the two maps compose to one, in which $a$
+multiplies each output channel of $W$:
 
 $$y = (a W) u + (a (b - \mu) + \beta)$$
 
-So a network can be deployed without its batch normalizations and computes the same function.
+So a network can be deployed without its batch normalization layers, and computes the same function up to rounding.
 """
 
 import copy
@@ -49,9 +50,9 @@ def fold(model: nn.Module) -> fx.GraphModule:
     more than once, has hooks, or has parameters that the network reads directly. `model` does not change. The result
     has its own weights, in the dtypes of the original.
 
-    After a linear layer, a normalization of [batch, length, channels] acts on the length and cannot be folded. The same
-    holds for the unbatched output of a convolution. If the sizes do not reveal such an input, the folded network raises
-    AssertionError when it receives one.
+    If a linear layer outputs [batch, length, channels], the layer normalizes dimension 1, the length, and cannot be
+    folded. Nor can it be folded after a convolution with unbatched input. If the number of channels does not reveal
+    this, the folded network raises AssertionError when it receives such an input.
 
     Raises ValueError if any module of the network is in training mode (call `model.eval()` first), if a batch
     normalization keeps no running statistics, or if the network cannot be traced.
@@ -126,7 +127,7 @@ def _channels(layer: nn.Module) -> int:
 
 @torch.no_grad()
 def _fold_into(layer: nn.Module, norm: _BatchNorm) -> None:
-    """Set the weight of `layer` to aW and its bias to a(b − μ) + β, computed in float64."""
+    """Apply the equation above to the weight and bias of `layer`, in float64."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert isinstance(layer.weight, Tensor)

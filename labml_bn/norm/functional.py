@@ -1,9 +1,9 @@
 r"""Batch normalization as a differentiable function: the forward pass, and the backward pass in closed form.
 
-`batch_norm` normalizes by the statistics of the batch, and gradients flow through them (training). `normalize_by`
-normalizes by given statistics, which are constants (inference). Each is a `torch.autograd.Function` that saves only the
-input and per-channel vectors. Automatic differentiation of the four operations would also save intermediate results of
-the size of the input.
+The arithmetic is in `kernels/reference.py`. `batch_norm` normalizes with the statistics of the batch, and gradients
+flow through them (training). `normalize_with` normalizes with given statistics, which are constants (inference). Each
+is a `torch.autograd.Function` that saves only the input and per-channel vectors. Automatic differentiation of `moments`
+and `normalize` would also save intermediate results of the size of the input.
 """
 
 from typing import Any
@@ -11,11 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labml_bn.norm.kernels.reference import along, gradient_sums, input_gradient, moments, normalize, widen
+from labml_bn.norm.kernels.reference import (
+    gradient_sums,
+    input_gradient,
+    moments,
+    normalize,
+    per_channel,
+    widen,
+)
 
 
-class Batch:
-    """The batch over which the statistics are computed: all the values that this process has.
+class BatchStatistics:
+    """The count, moments and gradient sums of the batch, which here is the batch of this process.
 
     A subclass can extend the batch over several processes: it combines the moments in the forward pass, and the
     gradient sums in the backward pass, with those of the other processes. For double backward, both methods must be
@@ -36,20 +43,20 @@ class Batch:
             mean, var = widen(x.new_zeros(x.shape[1])), widen(x.new_ones(x.shape[1]))
         return mean.new_full((), count), mean, var
 
-    def sums(self, sum_dy: Tensor, sum_dy_xhat: Tensor) -> tuple[Tensor, Tensor]:
+    def gradient_sums(self, sum_dy: Tensor, sum_dy_xhat: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient sums of the batch, from the sums over this process's part of it, each [channels]."""
         return sum_dy, sum_dy_xhat
 
 
-LOCAL_BATCH = Batch()
+LOCAL = BatchStatistics()
 
 
 def batch_norm(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, batch: Batch = LOCAL_BATCH
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, statistics: BatchStatistics = LOCAL
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     r"""Normalize x by the statistics of its batch (Algorithm 1).
 
-    For example, four values with the mean 2 and the variance 1:
+    For example, four values with mean 2 and variance 1:
 
     >>> x = torch.tensor([[1.0], [1.0], [3.0], [3.0]], requires_grad=True)
     >>> y, count, mean, var = batch_norm(x, weight=None, bias=None, eps=0.0)
@@ -59,14 +66,14 @@ def batch_norm(
     [-1.0, -1.0, 1.0, 1.0]
 
     Without weight and bias, y is $\hat x$. If the loss depends only on the first output, the gradient of the second
-    value is not 0, because the mean and the variance depend on all values:
+    value is not 0, because the mean and the variance depend on all values. For the last two values, the effect through
+    the mean and the effect through the variance cancel:
 
     >>> y.backward(torch.tensor([[1.0], [0.0], [0.0], [0.0]]))
     >>> x.grad.flatten().tolist()
     [0.5, -0.5, 0.0, 0.0]
 
-    The gradient sums to 0 and is orthogonal to $\hat x$: shifting or scaling all values of a channel does not change
-    the output.
+    The gradient sums to 0 and is orthogonal to $\hat x$:
 
     >>> x.grad.sum().item(), (x.grad * y).sum().item()
     (0.0, 0.0)
@@ -75,17 +82,17 @@ def batch_norm(
         x: [batch, channels, *], of any floating dtype
         weight, bias: $\gamma$ and $\beta$, [channels], or None for 1 and 0
         eps: $\epsilon$, added to the variance
-        batch: where the count, the moments and the gradient sums of the batch come from. The gradients of weight and
-            bias are the sums over x alone, as with `torch.nn.SyncBatchNorm`.
+        statistics: the source of the count, the moments and the gradient sums of the batch. The gradients of weight and
+            bias cover x alone, as with `torch.nn.SyncBatchNorm`, and must be summed over processes.
 
     Returns (y, count, mean, var): y in the shape and dtype of x, and the count, mean and biased variance as
-    `Batch.moments` gives them, detached.
+    `BatchStatistics.moments` gives them, not differentiable.
     """
-    y, count, mean, var = BatchStatisticsNorm.apply(x, weight, bias, eps, batch)
+    y, count, mean, var = BatchStatisticsNorm.apply(x, weight, bias, eps, statistics)
     return y, count, mean, var
 
 
-def normalize_by(
+def normalize_with(
     x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> Tensor:
     """Normalize x [batch, channels, *] by a given mean and variance, each [channels] (Algorithm 2, step 11).
@@ -106,17 +113,17 @@ class BatchStatisticsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, batch: Batch
+        x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, statistics: BatchStatistics
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Algorithm 1, for each channel."""
-        count, mean, var = batch.moments(x)
+        """Compute y, and the statistics that `batch_norm` returns."""
+        count, mean, var = statistics.moments(x)
         y = normalize(x, mean, torch.rsqrt(var + eps), weight, bias)
         return y, count, mean, var
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Save the input and per-channel vectors for the backward pass."""
-        x, weight, bias, ctx.eps, ctx.batch = inputs
+        """Keep what the backward pass needs."""
+        x, weight, bias, ctx.eps, ctx.statistics = inputs
         _, count, mean, var = output
         ctx.mark_non_differentiable(count, mean, var)
         ctx.save_for_backward(x, weight, count, mean, var)
@@ -130,15 +137,15 @@ class BatchStatisticsNorm(torch.autograd.Function):
 
         1. $\dfrac{\partial\ell}{\partial \hat x_i} = \gamma \dfrac{\partial\ell}{\partial y_i}$
         2. $\dfrac{\partial\ell}{\partial \sigma^2}
-           = -\dfrac{s^3}{2} \sum_i \dfrac{\partial\ell}{\partial \hat x_i} (x_i - \mu)$
-        3. $\dfrac{\partial\ell}{\partial \mu} = -s \sum_i \dfrac{\partial\ell}{\partial \hat x_i}$. The paper's second
-           term, through $\sigma^2$, has the factor $\sum_i (x_i - \mu) = 0$.
+           = -\dfrac{s^3}{2} \sum_j \dfrac{\partial\ell}{\partial \hat x_j} (x_j - \mu)$
+        3. $\dfrac{\partial\ell}{\partial \mu} = -s \sum_j \dfrac{\partial\ell}{\partial \hat x_j}$. The paper has a
+           second term, through $\sigma^2$. It contains the factor $\sum_j (x_j - \mu) = 0$, so it vanishes.
         4. $\dfrac{\partial\ell}{\partial x_i} = s \dfrac{\partial\ell}{\partial \hat x_i}
            + \dfrac{2 (x_i - \mu)}{m} \dfrac{\partial\ell}{\partial \sigma^2}
            + \dfrac{1}{m} \dfrac{\partial\ell}{\partial \mu}$
 
-        Insert 1, 2 and 3 into 4, replace $x_i - \mu$ by $\hat x_i / s$, and factor out $\gamma s$. The result is the
-        equation of `input_gradient`. Its two sums are the gradients of bias and weight, the equations of
+        Substitute 1, 2 and 3 into 4, replace $x_i - \mu$ by $\hat x_i / s$, and factor out $\gamma s$. The result is
+        the equation of `input_gradient`. Its two sums are the gradients of bias and weight, the equations of
         `gradient_sums`.
         """
         dy = gradients[0]
@@ -147,13 +154,13 @@ class BatchStatisticsNorm(torch.autograd.Function):
         if torch.is_grad_enabled():
             # Double backward: the saved moments are detached. Computed again, they are functions of x, and the lines
             # below are an ordinary differentiable function of x, dy and weight.
-            _, mean, var = ctx.batch.moments(x)
+            _, mean, var = ctx.statistics.moments(x)
         inv_std = torch.rsqrt(var + ctx.eps)
         sum_dy, sum_dy_xhat = gradient_sums(dy, x, mean, inv_std)
         dx = None
         if needs_dx:
             m = count.clamp(min=1)  # for an empty batch, 0 / 0 would make the double backward of weight NaN
-            batch_dy, batch_dy_xhat = ctx.batch.sums(sum_dy, sum_dy_xhat)
+            batch_dy, batch_dy_xhat = ctx.statistics.gradient_sums(sum_dy, sum_dy_xhat)
             dx = input_gradient(dy, x, mean, inv_std, weight, batch_dy / m, batch_dy_xhat / m)
         dweight = sum_dy_xhat.to(weight.dtype) if needs_dweight else None
         dbias = sum_dy.to(ctx.bias_dtype) if needs_dbias else None
@@ -167,24 +174,24 @@ class FixedStatisticsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, mean: Tensor, inv_std: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-        """Algorithm 2, step 11."""
+        """Compute y."""
         return normalize(x, mean, inv_std, weight, bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Save the input and per-channel vectors for the backward pass."""
+        """Keep what the backward pass needs."""
         x, mean, inv_std, weight, bias = inputs
         ctx.save_for_backward(x, mean, inv_std, weight)
         ctx.bias_dtype = None if bias is None else bias.dtype
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """The derivative of an affine map: the gradient of x is that of y times the slope."""
+        r"""The derivative of an affine map: $\partial\ell/\partial x_i = \gamma s \, \partial\ell/\partial y_i$."""
         (dy,) = gradients
         x, mean, inv_std, weight = ctx.saved_tensors
         needs_dx, _, _, needs_dweight, needs_dbias = ctx.needs_input_grad
         slope = inv_std if weight is None else weight * inv_std
-        dx = (widen(dy) * along(slope, x)).to(x.dtype) if needs_dx else None
+        dx = (widen(dy) * per_channel(slope, x)).to(x.dtype) if needs_dx else None
         dweight = dbias = None
         if needs_dweight or needs_dbias:
             sum_dy, sum_dy_xhat = gradient_sums(dy, x, mean, inv_std)

@@ -1,4 +1,4 @@
-"""Context managers that observe a network without changing it: evaluation mode and forward pre-hooks."""
+"""Context managers for looking into a network: evaluation mode and forward pre-hooks, both undone at the end."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator

@@ -1,21 +1,23 @@
 r"""Population statistics for inference, computed after training (§3.1, Algorithm 2).
 
-The running statistics are averages over the last mini-batches, computed while the weights were still changing.
+The running statistics are averages over the most recent mini-batches, computed while the weights were still changing.
 Algorithm 2 first fixes the weights and then computes the mean and the variance for inference. There are two ways to do
-this, and their results differ slightly:
+this, and their results differ:
 
-`"batches"`, the method of the paper (steps 8 to 10): process mini-batches as in training, each normalized by its own
+`"batches"`, the method of the paper (step 10): process mini-batches as in training, each normalized with its own
 statistics, and average the statistics over the mini-batches,
 
 $$E[x] = E_B[\mu_B] \qquad \mathrm{Var}[x] = E_B\!\left[\tfrac{m}{m-1} \sigma_B^2\right]$$
 
-It takes one pass over the data. The result depends on how the data are split into batches, because the input of a layer
-depends on how the layers before it normalized. It omits the variance of the means between batches, which is small for
-large batches.
+where $E_B$ is the average over mini-batches, here weighted by their size. It takes one pass over the data. The result
+depends on how the data are split into batches, because the batch variances do, and with them the inputs of every later
+layer. The factor $m/(m-1)$ corrects for the variance between the batch means only if the values in a batch are
+independent. The pixels of an image are not, so the variance is underestimated, the less the more images are in a batch.
 
-`"whole"`: the mean and the variance of all inputs of a layer, while the layers before it normalize by their own
+`"whole"`: the mean and the variance of all inputs of a layer, while the layers before it normalize with their own
 population statistics, as they do at inference. The result depends only on the network and the data, not on the split
-into batches. It takes one pass per layer, from the first to the last, and each layer may be called only once per input.
+into batches, provided that every pass yields the same data (no random augmentation). It takes one pass per layer, from
+the first to the last, and each layer may be called only once per input.
 """
 
 import contextlib
@@ -53,19 +55,21 @@ def estimate_population(
     It supports this project's layers and PyTorch's. Weights, modes, momentum, batch counts and hooks do not change. If
     it is interrupted or fails, the running statistics do not change either. `running_var` becomes the unbiased
     variance, or the biased one if a layer has `unbiased=False`. Moments are accumulated in float64: for a network in
-    float64, the results of `"whole"` for different splits agree up to rounding. A layer that `model` does not call
-    keeps its statistics (with `"whole"`: does not call for the first batch).
+    float64, the results of `"whole"` for different splits agree up to rounding. A layer that is never called keeps its
+    statistics; with `"whole"`, so does one that the first batch does not reach.
 
     Arguments:
         model: the network
         batches: the data: inputs [batch, ...], or tuples whose first element is the input, such as a DataLoader yields.
-            They are iterated several times. An iterator (a generator) is first read into memory.
+            `"batches"` iterates them once, `"whole"` once per layer and once more. An iterator (a generator) is first
+            read into memory.
         samples: how many of the first samples to use, which are held in memory, or None for all
         estimator: `"whole"` or `"batches"`, as described above. With `"batches"`, batches are weighted by their size.
         progress: wraps the batches of each pass, to show a progress bar (`tqdm.tqdm`)
 
     Raises ValueError if the estimator is unknown, `samples` is below 1, there are no data or fewer than two values per
-    channel, a layer keeps no running statistics, or, with `"whole"`, a layer is called more than once per input.
+    channel (with `"batches"`: in any batch), a layer keeps no running statistics, or, with `"whole"`, a layer is called
+    more than once per input.
     """
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}")
@@ -75,15 +79,15 @@ def estimate_population(
     for name, layer in layers.items():
         if layer.running_mean is None or layer.running_var is None:
             raise ValueError(f"layer {name!r} keeps no running statistics (track_running_stats=False)")
-    if samples is not None or iter(batches) is batches:
+    if samples is not None or isinstance(batches, Iterator):
         batches = list(_inputs(batches, samples))
 
     norms = list(layers.values())
-    with torch.no_grad(), evaluating(model), _restoring_momentum(norms), _restoring_statistics_on_error(norms):
+    with torch.no_grad(), evaluating(model), _restoring_tracking(norms), _restoring_statistics_on_error(norms):
         if estimator == "batches":
             for layer in norms:
                 layer.training = True
-                layer.momentum = 0.0  # normalize by the batch without updating the running statistics
+                layer.track_running_stats = False  # normalize with the batch, without updating the running statistics
             measured = _measure(model, norms, _inputs(progress(batches)), _AveragedMoments)
             for layer, statistics in measured.items():
                 _set(layer, statistics)
@@ -209,17 +213,14 @@ def _inputs(batches: Batches, samples: int | None = None) -> Iterator[Tensor]:
 
 
 @contextlib.contextmanager
-def _restoring_momentum(layers: list[_BatchNorm]) -> Iterator[None]:
-    """Restore the momentum and the batch counts at the end of the block."""
-    momenta = [layer.momentum for layer in layers]
-    counts = [(buffer, buffer.clone()) for layer in layers if (buffer := layer.num_batches_tracked) is not None]
+def _restoring_tracking(layers: list[_BatchNorm]) -> Iterator[None]:
+    """Restore at the end of the block whether each layer tracks running statistics."""
+    tracking = [layer.track_running_stats for layer in layers]
     try:
         yield
     finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
-        for buffer, before in counts:
-            buffer.copy_(before)
+        for layer, tracks in zip(layers, tracking, strict=True):
+            layer.track_running_stats = tracks
 
 
 @contextlib.contextmanager

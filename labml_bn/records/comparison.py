@@ -1,4 +1,4 @@
-"""Comparing runs: the rows of a table, and one figure of their curves.
+"""What `compare` shows: the rows of its table, and the drawing of its figure.
 
 Every run has its own colour, line style and marker, so that curves can be distinguished without colours too. The
 running statistics of each run have their own row of axes, with the same scale in all rows.

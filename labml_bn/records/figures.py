@@ -1,4 +1,4 @@
-"""Writing matplotlib figures to files, and to a page beside a table."""
+"""Saving figures, and a page of a table with a figure. `comparison.py` and `trained/mistakes.py` draw them."""
 
 import html
 import io

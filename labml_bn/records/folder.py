@@ -3,7 +3,9 @@
 import contextlib
 import re
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -13,6 +15,10 @@ from labml_bn.cli.files import read_yaml
 #: The subfolder of this project's runs in the logs. It is not called labml_bn: Python, started in a folder with a
 #: subfolder of that name, would import it as the package.
 NAME = "batch_norm"
+
+#: labml's files of a run's start (time, commit) and of its settings.
+INFO = "run.yaml"
+CONFIGS = "configs.yaml"
 
 #: The file of a run's metrics, and the file that is locked while the run is running.
 LOG = "log.jsonl"
@@ -25,20 +31,20 @@ ENDS = "run_log.jsonl"
 RESUMED = "resumed"
 
 
-def find_run(name: str, logs: Path, having: str = "run.yaml") -> Path:
+def find_run(name: str, logs: Path, having: str = INFO) -> Path:
     """The folder of the run that `name` means; `latest` is the newest that has a file matching `having`.
 
     Raises UserError if there is none, or more than one.
     """
     folder = Path(name)
     try:
-        if (folder / "run.yaml").is_file():
+        if (folder / INFO).is_file():
             return folder
         is_other = folder.exists()
     except OSError:  # not a possible file name
         is_other = False
     if is_other and name != "latest":
-        raise UserError(f"{name} is not the folder of a run: it has no run.yaml")
+        raise UserError(f"{name} is not the folder of a run: it has no {INFO}")
     runs = run_folders(logs)
     if not runs:
         raise UserError(f"there are no runs in {logs} (python -m labml_bn.train makes one)")
@@ -89,19 +95,38 @@ def locked(run: Path) -> Iterator[None]:
         lock.release()
 
 
+def is_running(folder: Path) -> bool:
+    """Whether a process holds the run's lock. The system releases it however the process ends."""
+    lock = folder / LOCK
+    if not lock.exists():
+        return False
+    try:
+        # Another call of this function may hold it for a moment.
+        with FileLock(lock, timeout=0.1, poll_interval=0.01):
+            return False
+    except Timeout:
+        return True
+    except OSError:  # a read-only folder
+        return False
+
+
 def list_runs(logs: Path) -> list[Path]:
-    """The folders of all runs under `logs`, newest first."""
-    return sorted(run_folders(logs), key=_started, reverse=True)
+    """The folders of all runs under `logs`, newest first. A run whose start time is damaged counts as the oldest."""
+
+    def started(run: Path) -> tuple[float, int]:
+        return start_time(read_yaml(run / INFO)) or 0.0, (run / INFO).stat().st_mtime_ns
+
+    return sorted(run_folders(logs), key=started, reverse=True)
 
 
 def run_folders(logs: Path) -> list[Path]:
     """The folders of all runs under `logs`, by name."""
-    return sorted(path.parent for path in logs.glob(f"{NAME}/*/run.yaml"))
+    return sorted(path.parent for path in logs.glob(f"{NAME}/*/{INFO}"))
 
 
-def _started(run: Path) -> tuple[str, str, int]:
-    """A run's start time: the date and second that labml recorded, then the time when its file was written."""
-    info = read_yaml(run / "run.yaml")
-    if not {"trial_date", "trial_time"} <= info.keys():
-        return "", "", 0  # a run whose file is damaged counts as the oldest
-    return str(info["trial_date"]), str(info["trial_time"]), (run / "run.yaml").stat().st_mtime_ns
+def start_time(info: dict[str, Any]) -> float | None:
+    """The start of a run in seconds since 1970, from the content of `run.yaml`; None if it is damaged."""
+    try:
+        return datetime.strptime(f"{info['trial_date']} {info['trial_time']}", "%Y-%m-%d %H:%M:%S").timestamp()
+    except (KeyError, ValueError):
+        return None

@@ -6,17 +6,15 @@ The log of a run that is running or was killed may end in half a line, which is 
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from labml_bn.cli.errors import UsageError
 from labml_bn.cli.files import read_yaml
-from labml_bn.records.folder import ENDS, LOCK, LOG, list_runs
+from labml_bn.records.folder import CONFIGS, ENDS, INFO, LOG, is_running, list_runs, start_time
 from labml_bn.settings import KEYS, complete, from_record, name_of
 
 #: The status of a run. labml records the first three when it ends; without such a record, it is running or was killed.
@@ -76,9 +74,9 @@ class Record:
 
 def read_run(folder: Path) -> Record:
     """The run in `folder`; what cannot be read has its default."""
-    info = read_yaml(folder / "run.yaml")
-    configs = read_yaml(folder / "configs.yaml")
-    started = _start_time(info, folder)
+    info = read_yaml(folder / INFO)
+    configs = read_yaml(folder / CONFIGS)
+    started = start_time(info) or folder.stat().st_mtime
     noted, logged = _last_entry(folder / ENDS), _last_entry(folder / LOG)
     status = noted.get("status")
     if is_running(folder):
@@ -93,21 +91,6 @@ def read_run(folder: Path) -> Record:
 def read_runs(logs: Path) -> list[Record]:
     """All runs in `logs`, newest first."""
     return [read_run(folder) for folder in list_runs(logs)]
-
-
-def is_running(folder: Path) -> bool:
-    """Whether a process holds the run's lock. The system releases it however the process ends."""
-    lock = folder / LOCK
-    if not lock.exists():
-        return False
-    try:
-        # Another call of this function may hold it for a moment.
-        with FileLock(lock, timeout=0.1, poll_interval=0.01):
-            return False
-    except Timeout:
-        return True
-    except OSError:  # a read-only folder
-        return False
 
 
 def short_uuids(runs: Iterable[Record], at_least: int = 8) -> dict[str, str]:
@@ -190,10 +173,3 @@ def _settings(configs: dict[str, Any]) -> dict[str, Any]:
                 except UsageError:
                     continue
     return complete(settings)
-
-
-def _start_time(info: dict[str, Any], folder: Path) -> float:
-    try:
-        return datetime.strptime(f"{info['trial_date']} {info['trial_time']}", "%Y-%m-%d %H:%M:%S").timestamp()
-    except (KeyError, ValueError):
-        return folder.stat().st_mtime

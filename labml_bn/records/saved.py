@@ -1,4 +1,4 @@
-"""What a run's checkpoints and weights have in common: both are refused in the same words if they cannot be used."""
+"""Checks that checkpoints and weights share: of the format, the settings and the architecture."""
 
 import contextlib
 from collections.abc import Iterator
@@ -26,10 +26,12 @@ def read_settings(path: Path, settings: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def matching_architecture(path: Path | str) -> Iterator[None]:
+def matching_architecture(what: Path | str) -> Iterator[None]:
     """Turn PyTorch's errors while a saved state is loaded into a UserError with the first difference."""
     try:
         yield
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        difference = str(error).splitlines()[-1].strip()
-        raise UserError(f"{path} does not match the architecture in its settings: {difference}") from error
+        # PyTorch lists the differences below a heading.
+        heading, *differences = str(error).splitlines()
+        difference = (differences or [heading])[0].strip()
+        raise UserError(f"{what} does not match the architecture in its settings: {difference}") from error

@@ -1,1 +1,1 @@
-"""The network of a finished run: its weights, its evaluation, its export."""
+"""The network of a finished run: its weights, its evaluation, its mistakes, its predictions, its export."""

@@ -50,10 +50,10 @@ class Classification:
         )
 
 
-def evaluate(
+def classify(
     trained: Trained, statistics: str, samples: int | None = None, progress: Callable[[Any], Any] = iter
 ) -> Classification:
-    """Evaluate the network on its test images.
+    """The network's logits for its test images.
 
     `statistics` is what the layers normalize by: `running`, `population` (of the first `samples` training images, None:
     all; `progress` wraps each pass over them) or `batch` (each test batch's own). The network is left with these.

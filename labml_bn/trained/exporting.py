@@ -39,7 +39,7 @@ def export(trained: Trained, path: Path) -> tuple[int, float]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporters warn about their own internals
             program = write(fold(model), part)
-        return compare(program, model, images.batches(trained.settings["valid_batch_size"]))
+        return check_same(program, model, images.batches(trained.settings["valid_batch_size"]))
 
 
 def _write_onnx(network: nn.Module, path: Path) -> Program:
@@ -80,7 +80,7 @@ def _any_batch() -> dict[str, Any]:
     return {"args": (torch.zeros(2, 1, 28, 28),), "dynamic_shapes": ({0: torch.export.Dim("batch", min=1)},)}
 
 
-def compare(program: Program, model: nn.Module, batches: Batches) -> tuple[int, float]:
+def check_same(program: Program, model: nn.Module, batches: Batches) -> tuple[int, float]:
     """The number of images compared, and the largest difference of a logit. Raises UserError if it is too large."""
     count, farthest, largest, same = 0, 0.0, 0.0, True
     with torch.no_grad():

@@ -1,1 +1,1 @@
-"""One run, from its settings to its weights. The only package that imports labml."""
+"""One run, from its settings to its weights. Only this folder imports labml, and only `dashboard/` labml's app."""

@@ -104,9 +104,9 @@ def capture(c: Configs, progress: Progress) -> State:
     }
 
 
-def restore(c: Configs, state: State) -> Progress:
-    """Load a captured state into a run. Raises UserError if it does not match the run's network."""
-    with matching_architecture("the checkpoint"):
+def restore(c: Configs, state: State, run: Path) -> Progress:
+    """Load the captured state of `run`. Raises UserError if it does not match the network of the run's settings."""
+    with matching_architecture(f"the checkpoint of {run}"):
         c.model.load_state_dict(state["model"])
         c.optimizer.load_state_dict(state["optimizer"])
         _check_optimizer(c.optimizer)

@@ -1,4 +1,7 @@
-"""What is changed in labml, each with the reason and the version that it is for (labml 0.5.3, labml-helpers 0.4.89)."""
+"""Work-arounds for labml 0.5.3 during training, each with its reason.
+
+`log.py` replaces labml's writer; work-arounds for its dashboard are in `dashboard/`.
+"""
 
 import contextlib
 import io

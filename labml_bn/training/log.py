@@ -1,4 +1,4 @@
-"""The file of a run's metrics, one JSON object per line."""
+"""The writer of `log.jsonl`, a run's metrics, in place of labml's own: one JSON object per line."""
 
 import errno
 import json

@@ -1,4 +1,4 @@
-"""The training loop: one visible way from the parts of a run to a trained network."""
+"""The training loop: batches, validations, checkpoints, and an evaluation on all test images after each epoch."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator

@@ -1,4 +1,4 @@
-"""The parts of a run, such as its network and optimizer, as labml computes them from the settings.
+"""labml's configuration: the network, optimizer, data sets and device of a run, computed from its settings.
 
 The meaning and the default of each setting stand in `settings.py`; labml gets every default from there.
 """

@@ -37,7 +37,7 @@ class Finished:
 
 def start(settings: Mapping[str, Any]) -> Finished:
     """Train a new run. Raises UserError if it cannot, StoppedError if a signal ends it."""
-    return _train(settings, None, None)
+    return _train(settings)
 
 
 def resume(name: str, given: dict[str, Any]) -> Finished | None:
@@ -57,12 +57,12 @@ def resume(name: str, given: dict[str, Any]) -> Finished | None:
         return _train(settings, run, found.state)
 
 
-def _train(settings: Mapping[str, Any], run: Path | None, state: dict[str, Any] | None) -> Finished:
+def _train(settings: Mapping[str, Any], run: Path | None = None, state: dict[str, Any] | None = None) -> Finished:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not deterministic
     c = tracking.prepare(settings, run)
     if c.device.type == "cuda":
         torch.use_deterministic_algorithms(True)  # two runs with the same seed agree to the last bit
-    progress = checkpoint.restore(c, state) if state else loop.Progress()
+    progress = checkpoint.restore(c, state, run) if run and state else loop.Progress()
     print(f"{c.dataset}, {c.train_set}, norm={c.norm}, on {c.device}", flush=True)
     with tracking.recording(Position(**state["log"]) if state else None) as folder:
         dashboard = address.find(folder.parent.parent)

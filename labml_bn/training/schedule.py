@@ -1,4 +1,7 @@
-"""When a validation, a checkpoint and the end of an epoch are due: pure functions of the number of steps."""
+"""When a validation, a checkpoint and the end of an epoch are due: pure functions of the number of steps.
+
+`loop.py` also saves a checkpoint at the end and after Ctrl-C, `run.py` one before the first batch.
+"""
 
 from dataclasses import dataclass
 

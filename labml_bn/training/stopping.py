@@ -1,4 +1,8 @@
-"""Ending a run from outside: Ctrl-C, or the signal with which a system ends a process (SIGTERM)."""
+"""Ctrl-C, and the signal with which a system ends a process (SIGTERM).
+
+`Stop` catches the signal. At the next step `loop.py` saves a checkpoint and raises the interrupt, `tracking.py` records
+how the run ended, `run.py` adds how to resume it, and `cli/command.py` prints that and sets the exit status.
+"""
 
 import signal
 from types import FrameType

@@ -1,4 +1,4 @@
-"""Logging through labml.
+"""A run as an experiment of labml: its start, its metrics, its end.
 
 A run is a folder `LOGS/batch_norm/UUID` with labml's files: `run.yaml` (start time, commit), `configs.yaml`,
 `log.jsonl` (the metrics) and `run_log.jsonl` (how it ended). The step of a metric is the number of training images

@@ -1,4 +1,4 @@
-"""ImageSet in ordinary image files: real ones, written as people's pictures are."""
+"""Real images of MNIST, written to image files in the ways in which users draw, photograph and scan digits."""
 
 from pathlib import Path
 from typing import Any

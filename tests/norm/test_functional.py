@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from labml_bn.norm.functional import Batch, batch_norm, normalize_by
+from labml_bn.norm.functional import BatchStatistics, batch_norm, normalize_with
 
 EPS = 1e-2
 
@@ -48,7 +48,7 @@ def test_normalize_by(shape: tuple[int, ...]) -> None:
     x, dy = random(*shape, seed=0).requires_grad_(), random(*shape, seed=1)
     mean, var = random(3, seed=4).requires_grad_(), random(3, seed=5).square().requires_grad_()
     weight, bias = random(3, seed=2).requires_grad_(), random(3, seed=3).requires_grad_()
-    y = normalize_by(x, mean, var, weight, bias, EPS)
+    y = normalize_with(x, mean, var, weight, bias, EPS)
     expected = plain_normalize(x, mean, var, weight, bias)
     torch.testing.assert_close(y, expected)
     torch.testing.assert_close(gradients(y, dy, x, weight, bias), gradients(expected, dy, x, weight, bias))
@@ -59,13 +59,13 @@ def test_normalize_by_uses_the_statistics_of_the_forward_pass() -> None:
     x, dy = random(4, 3, seed=0).requires_grad_(), random(4, 3, seed=1)
     mean, var = torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
     weight = torch.ones(3, dtype=torch.float64, requires_grad=True)
-    y = normalize_by(x, mean, var, weight, None, 0.0)
+    y = normalize_with(x, mean, var, weight, None, 0.0)
     mean.fill_(7.0)
     var.fill_(7.0)
     torch.testing.assert_close(gradients(y, dy, x, weight), (dy, (dy * x.detach()).sum(0)))
 
 
-class TwoProcesses(Batch):
+class TwoProcesses(BatchStatistics):
     """The batch of two processes. The other process is simulated by its moments and gradient sums."""
 
     def __init__(self, moments: tuple[Tensor, Tensor, Tensor], sums: tuple[Tensor, Tensor]) -> None:
@@ -79,7 +79,7 @@ class TwoProcesses(Batch):
         var = (n_a * var_a + n_b * var_b + difference.square() * n_a * n_b / n) / n
         return n, mean_a + difference * (n_b / n), var
 
-    def sums(self, sum_dy: Tensor, sum_dy_xhat: Tensor) -> tuple[Tensor, Tensor]:
+    def gradient_sums(self, sum_dy: Tensor, sum_dy_xhat: Tensor) -> tuple[Tensor, Tensor]:
         other_dy, other_dy_xhat = self.other_sums
         return sum_dy + other_dy, sum_dy_xhat + other_dy_xhat
 
@@ -92,7 +92,7 @@ def test_two_processes(sizes: tuple[int, int]) -> None:
     expected, expected_mean, expected_var = plain_batch_norm(x, weight, bias)
     expected_dx, *expected_parameters = gradients(expected, dy, x, weight, bias)
     x_hat = ((expected - bias.view(1, -1, 1)) / weight.view(1, -1, 1)).detach()
-    moments = [Batch().moments(shard) for shard in x.detach().split(sizes)]
+    moments = [BatchStatistics().moments(shard) for shard in x.detach().split(sizes)]
     sums = [(d.sum((0, 2)), (d * h).sum((0, 2))) for d, h in zip(dy.split(sizes), x_hat.split(sizes), strict=True)]
 
     outputs, input_gradients = [], []
@@ -114,7 +114,7 @@ def test_two_processes(sizes: tuple[int, int]) -> None:
 def test_double_backward_with_two_processes() -> None:
     """First and second derivatives against finite differences, with the other process constant."""
     zero = torch.zeros(2, dtype=torch.float64)
-    batch = TwoProcesses(Batch().moments(random(3, 2, seed=0)), (zero, zero))
+    batch = TwoProcesses(BatchStatistics().moments(random(3, 2, seed=0)), (zero, zero))
 
     def function(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return batch_norm(x, weight, bias, EPS, batch)[0]

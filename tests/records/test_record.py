@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from labml_bn.records.record import Record, is_running, read_run, short_uuids
+from labml_bn.records.folder import is_running
+from labml_bn.records.record import Record, read_run, short_uuids
 from labml_bn.settings import default
 from tests.conftest import metrics
 
@@ -117,7 +118,7 @@ def test_a_long_last_line(run: Path) -> None:
 
 
 def test_concurrent_checks_do_not_take_each_other_for_a_run(run: Path) -> None:
-    code = "import sys, pathlib\nfrom labml_bn.records.record import is_running\n"
+    code = "import sys, pathlib\nfrom labml_bn.records.folder import is_running\n"
     code += "print(sum(is_running(pathlib.Path(sys.argv[1])) for _ in range(1000)))"
     looking = [
         subprocess.Popen([sys.executable, "-c", code, str(run)], stdout=subprocess.PIPE, text=True) for _ in range(2)

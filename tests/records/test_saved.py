@@ -35,4 +35,4 @@ def test_settings(settings: object, message: str) -> None:
 def test_architecture() -> None:
     refused = pytest.raises(UserError, match=r"does not match the architecture in its settings: size mismatch$")
     with refused, matching_architecture(FILE):
-        raise RuntimeError("Error(s) in loading:\n\tsize mismatch")
+        raise RuntimeError("Error(s) in loading:\n\tsize mismatch\n\tanother one")

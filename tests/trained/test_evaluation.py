@@ -1,4 +1,4 @@
-"""The interval of an accuracy; what `evaluate` reports is tested in tests/test_evaluate.py against float64."""
+"""The 95 % interval of an accuracy. The report is tested in tests/test_evaluate.py, against float64."""
 
 import pytest
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from labml_bn.cli.errors import UserError
-from labml_bn.trained.exporting import compare, export
+from labml_bn.trained.exporting import check_same, export
 from labml_bn.trained.weights import WEIGHTS, load_weights
 
 
@@ -21,12 +21,12 @@ def test_a_wrong_program_is_refused(trained: Path) -> None:
         logits: np.ndarray = c.model(torch.from_numpy(images)).detach().numpy()
         return logits
 
-    assert compare(right, c.model, batches)[0] == 2000
+    assert check_same(right, c.model, batches)[0] == 2000
     wrongs: list[Any] = [lambda x: right(x) * 1.001, lambda x: right(x)[:, ::-1].copy(), lambda x: right(x) * np.nan]
     wrongs.append(lambda x: np.full((len(x), 10), np.nan, np.float32))
     for wrong in wrongs:
         with pytest.raises(UserError, match="differs from PyTorch's"):
-            compare(wrong, c.model, batches)
+            check_same(wrong, c.model, batches)
 
 
 def test_without_the_extra(trained: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -201,7 +201,9 @@ def test_a_checkpoint_of_another_network(run: Path, train: Run) -> None:
         state["model"]["norm1.weight"] = torch.ones(7)
         torch.save(state, path)
     done = train("--resume", "latest", "epochs=4")
-    assert_one_line(done, 1, "error: the checkpoint does not match the architecture in its settings", "norm1.weight")
+    assert_one_line(
+        done, 1, f"error: the checkpoint of {run} does not match the architecture in its settings: ", "norm1.weight"
+    )
 
 
 def test_a_log_shorter_than_its_checkpoint(run: Path, train: Run) -> None:

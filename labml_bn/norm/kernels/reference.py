@@ -1,11 +1,11 @@
 r"""The reference implementation of the four operations of batch normalization, in plain tensor operations.
 
-It runs on any device and in any floating dtype. Faster kernels are tested against it.
+It runs on any device and in any floating dtype. A faster kernel is tested against it.
 
 In all of them `x` has shape [batch, channels, *]. The values of a channel are all those with the same index in
 dimension 1, and $m$ is their number; for images, $m$ is batch · height · width (§3.2). Per-channel vectors have shape
-[channels]. The arithmetic is in float32 or wider for every dtype of x, because a sum of several thousand values in
-float16 or bfloat16 has few correct digits, if any.
+[channels]. The arithmetic is in float32 or wider for every dtype of x, because sums in narrower dtypes soon lose all
+precision: a running sum of ones stops at 256 in bfloat16 and at 2048 in float16.
 """
 
 import torch
@@ -13,13 +13,13 @@ from torch import Tensor
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Compute the mean and the biased variance of each channel (Algorithm 1, lines 1 and 2).
+    r"""Compute the mean and the biased variance of each channel (Algorithm 1, first two equations).
 
     $$\mu = \frac{1}{m} \sum_i x_i \qquad \sigma^2 = \frac{1}{m} \sum_i (x_i - \mu)^2$$
 
-    `var_mean` computes both in one pass with Welford's algorithm, which sums squared differences from the mean. The
-    shorter formula $E[x^2] - E[x]^2$ suffers from cancellation: with a mean of $10^4$ it subtracts two numbers near
-    $10^8$. The seven digits of float32 then leave nothing of a variance of 1, and the result can be negative.
+    `var_mean` computes both in one pass with Welford's algorithm, which sums squared differences from the running mean.
+    The textbook formula $E[x^2] - E[x]^2$ suffers from cancellation: with a mean of $10^4$ it subtracts two numbers
+    near $10^8$. The seven digits of float32 then leave nothing of a variance of 1, and the result can be negative.
 
     Returns (mean, var), each [channels], in float32 or wider.
     """
@@ -29,20 +29,21 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def normalize(x: Tensor, mean: Tensor, inv_std: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    r"""Normalize each channel, then scale and shift it (Algorithm 1, lines 3 and 4).
+    r"""Normalize each channel, then scale and shift it (Algorithm 1, last two equations).
 
     $$\hat x_i = \frac{x_i - \mu}{\sqrt{\sigma^2 + \epsilon}} \qquad y_i = \gamma \hat x_i + \beta$$
 
-    The mean is subtracted first. A single multiplication and addition per value, with the mean merged into the shift,
-    would compute two terms of the size of the scaled mean. Their rounding errors remain when the terms cancel.
+    The mean is subtracted first. Merging it into the shift would save an operation, but both terms would be of the size
+    of the scaled mean, and their rounding errors would remain after they cancel.
 
     `inv_std` is $1 / \sqrt{\sigma^2 + \epsilon}$. `weight` is $\gamma$ (None: 1) and `bias` is $\beta$ (None: 0).
     Returns y in the shape and dtype of x.
     """
-    centred = widen(x) - along(mean, x)
+    centered = widen(x) - per_channel(mean, x)
     scale = inv_std if weight is None else weight * inv_std
-    y = centred * along(scale, x) if bias is None else torch.addcmul(along(bias, x), centred, along(scale, x))
-    return y.to(x.dtype)
+    if bias is None:
+        return (centered * per_channel(scale, x)).to(x.dtype)
+    return torch.addcmul(per_channel(bias, x), centered, per_channel(scale, x)).to(x.dtype)
 
 
 def gradient_sums(dy: Tensor, x: Tensor, mean: Tensor, inv_std: Tensor) -> tuple[Tensor, Tensor]:
@@ -51,15 +52,15 @@ def gradient_sums(dy: Tensor, x: Tensor, mean: Tensor, inv_std: Tensor) -> tuple
     $$\frac{\partial \ell}{\partial \beta} = \sum_i \frac{\partial \ell}{\partial y_i} \qquad
       \frac{\partial \ell}{\partial \gamma} = \sum_i \frac{\partial \ell}{\partial y_i} \, \hat x_i$$
 
-    `input_gradient` needs them, too: through the mean and the variance, every value of a channel depends on every
-    other, but only by these two numbers.
+    `input_gradient` needs them too: every output depends on every input of its channel, but only through the mean and
+    the variance, so the other positions contribute only these two sums.
 
     Returns (sum of dy, sum of dy · x̂), each [channels], in float32 or wider.
     """
     dy = widen(dy)
-    centred = widen(x) - along(mean, x)
+    centered = widen(x) - per_channel(mean, x)
     dims = all_but_channels(x)
-    return dy.sum(dims), (dy * centred).sum(dims) * inv_std
+    return dy.sum(dims), (dy * centered).sum(dims) * inv_std
 
 
 def input_gradient(
@@ -79,15 +80,15 @@ def input_gradient(
       - \hat x_i \, \frac{1}{m} \sum_j \frac{\partial \ell}{\partial y_j} \hat x_j \right)$$
 
     Two terms are subtracted from dy. The first is its mean, because adding a constant to all values of a channel does
-    not change the output. The second is its projection onto x̂, because scaling them does not change it either (up to
-    $\epsilon$).
+    not change the output. The second is its projection onto x̂, because scaling the centered values does not change the
+    output either (both up to $\epsilon$).
 
     `mean_dy` and `mean_dy_xhat` are the gradient sums divided by $m$. Returns dx in the shape and dtype of x.
     """
     scale = inv_std if weight is None else weight * inv_std
-    centred = widen(x) - along(mean, x)
-    dx = torch.addcmul(along(-scale * mean_dy, x), widen(dy), along(scale, x))
-    dx = torch.addcmul(dx, centred, along(-scale * inv_std * mean_dy_xhat, x))
+    centered = widen(x) - per_channel(mean, x)
+    dx = torch.addcmul(per_channel(-scale * mean_dy, x), widen(dy), per_channel(scale, x))
+    dx = torch.addcmul(dx, centered, per_channel(-scale * inv_std * mean_dy_xhat, x))
     return dx.to(x.dtype)
 
 
@@ -96,7 +97,7 @@ def widen(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def along(vector: Tensor, x: Tensor) -> Tensor:
+def per_channel(vector: Tensor, x: Tensor) -> Tensor:
     """Reshape a per-channel vector [channels] to [1, channels, 1, ...], so that it broadcasts over x."""
     return vector.reshape(1, -1, *[1] * (x.dim() - 2))
 
