@@ -8,9 +8,14 @@ from torch.nn import functional as F
 
 from labml_bn.norm import BatchNorm
 
+
+def _batch_norm_relu(channels: int) -> nn.Module:
+    return BatchNorm(channels, activation="relu")
+
+
 #: What the setting `norm` can be: for a number of channels, the layer after a convolution and after a linear layer.
 NORMS: dict[str, tuple[Callable[[int], nn.Module], Callable[[int], nn.Module]]] = {
-    "batch_norm": (BatchNorm, BatchNorm),
+    "batch_norm": (_batch_norm_relu, _batch_norm_relu),
     "torch": (nn.BatchNorm2d, nn.BatchNorm1d),
     "none": (nn.Identity, nn.Identity),
 }
@@ -40,12 +45,15 @@ class ConvNet(nn.Module):
         self.fc1 = nn.Linear(50 * 4 * 4, 500, bias=bias)
         self.norm3 = after_linear(500)
         self.fc2 = nn.Linear(500, classes)
+        # This project's layer applies the ReLU itself, in the same pass. The others are followed by it after pooling,
+        # which gives the same, and there is a quarter as much to do.
+        self.relu = nn.Identity() if norm == "batch_norm" else nn.ReLU()
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits [batch, classes] of images [batch, 1, 28, 28]."""
-        x = F.max_pool2d(F.relu(self.norm1(self.conv1(x))), 2)
-        x = F.max_pool2d(F.relu(self.norm2(self.conv2(x))), 2)
-        x = F.relu(self.norm3(self.fc1(x.flatten(1))))
+        x = self.relu(F.max_pool2d(self.norm1(self.conv1(x)), 2))
+        x = self.relu(F.max_pool2d(self.norm2(self.conv2(x)), 2))
+        x = self.relu(self.norm3(self.fc1(x.flatten(1))))
         logits: Tensor = self.fc2(x)
         return logits
 

@@ -62,6 +62,7 @@ KEYS: dict[str, Key] = {
     "inner_iterations": Key(int, 10, "validations an epoch, each on the next part of the test images", _at_least(1)),
     "train_samples": Key(int, 60_000, "how many of the training images to use", _between(1, 60_000)),
     "valid_samples": Key(int, 10_000, "how many of the test images to use", _between(1, 10_000)),
+    "channels_last": Key(bool, True, "whether images are in channels_last memory format, which is faster"),
     "dtype": Key(str, "float32", "the dtype of weights and activations", ["float32", "float64"]),
     "optimizer.optimizer": Key(str, "Adam", "the optimizer", ["Adam", "SGD"]),
     "optimizer.learning_rate": Key(float, 0.001, "the learning rate", _POSITIVE),

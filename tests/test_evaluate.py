@@ -33,6 +33,7 @@ def expected(run: Path, kind: str) -> tuple[float, int, np.ndarray]:
         theirs = (nn.BatchNorm1d if name == "norm3" else nn.BatchNorm2d)(ours.num_features).double()
         theirs.load_state_dict(ours.state_dict())
         setattr(model, name, theirs)
+    model.relu = nn.ReLU()  # which this project's layer applies itself
     model.eval()
     if kind == "population":  # PyTorch uses the biased variance of a batch; the population's is unbiased
         train, _ = c.train_set().batch(slice(None, 1500))

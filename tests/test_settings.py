@@ -24,6 +24,7 @@ def test_defaults_are_the_annotated_experiments() -> None:
         "inner_iterations": 10,
         "train_samples": 60_000,
         "valid_samples": 10_000,
+        "channels_last": True,
         "dtype": "float32",
         "checkpoint_interval": 1.0,
         "keep": 2,

@@ -107,6 +107,7 @@ def test_our_layer_trains_as_pytorchs(
             "valid_samples=100",
             f"norm={norm}",
             f"dtype={dtype}",
+            "channels_last=false",
             setting_of(data_path),
         )
         assert done.returncode == 0, done.stderr

@@ -55,8 +55,8 @@ class ImageSet:
 
     def batch(self, index: slice | Tensor) -> tuple[Tensor, Tensor]:
         """The images at `index`, normalized, [batch, 1, 28, 28], and their labels [batch]."""
-        pixels = self.images[index].unsqueeze(1).to(self.dtype) / 255
-        return (pixels - self.mean) / self.std, self.labels[index]
+        pixels = self.images[index].unsqueeze(1).to(self.dtype).div_(255)
+        return pixels.sub_(self.mean).div_(self.std), self.labels[index]
 
     def batches(self, batch_size: int, start: int = 0, stop: int | None = None) -> "Batches":
         """The images from `start` to `stop` in order, in batches; the last may be smaller."""

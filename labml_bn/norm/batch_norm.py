@@ -21,6 +21,10 @@ from labml_bn.norm.functional import batch_norm, normalize_with
 ANNOTATED_NAMES = {"scale": "weight", "shift": "bias", "exp_mean": "running_mean", "exp_var": "running_var"}
 
 
+#: What can follow the normalization, in the same pass over the data.
+ACTIVATIONS = (None, "relu")
+
+
 class BatchNorm(_BatchNorm):
     r"""Batch normalization over dimension 1 of an input [batch, channels, *] (Algorithms 1 and 2).
 
@@ -40,6 +44,8 @@ class BatchNorm(_BatchNorm):
         bias: whether to learn $\beta$, if `affine`
         unbiased: whether `running_var` averages the unbiased variance $\frac{m}{m-1} \sigma^2$, as in Algorithm 2 and
             PyTorch, or the biased variance $\sigma^2$, as in ONNX and Keras 3
+        activation: "relu" applies the ReLU in the same pass over the data, None applies nothing. The backward pass
+            needs the input and per-channel vectors in either case, and no mask: it computes the sign of y again.
 
     State: `weight`, `bias` (parameters), `running_mean`, `running_var` (buffers), each [channels], and
     `num_batches_tracked`, a scalar.
@@ -50,6 +56,10 @@ class BatchNorm(_BatchNorm):
     TypeError if the input is not of a floating dtype. An empty batch does not change the running
     statistics, but is counted in `num_batches_tracked`, as in PyTorch.
     """
+
+    # Also for layers whose class was changed, and for those that an earlier version has pickled.
+    unbiased: bool = True
+    activation: str | None = None
 
     def __init__(
         self,
@@ -63,54 +73,60 @@ class BatchNorm(_BatchNorm):
         *,
         bias: bool = True,
         unbiased: bool = True,
+        activation: str | None = None,
     ) -> None:
-        check_arguments(num_features, eps, momentum)
+        check_arguments(num_features, eps, momentum, activation)
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
         if not bias:
             self.register_parameter("bias", None)
         self.unbiased = unbiased
+        self.activation = activation
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalize `input` [batch, channels, *]. The output has its shape and dtype."""
         self._check_input_dim(input)
+        relu = self.activation == "relu"
         if not self.training and self.running_mean is not None and self.running_var is not None:
-            return normalize_with(input, self.running_mean, self.running_var, self.weight, self.bias, self.eps)
+            return normalize_with(
+                input, self.running_mean, self.running_var, self.weight, self.bias, self.eps, relu=relu
+            )
 
         if input.numel() == self.num_features:
             raise ValueError(
                 f"expected more than one value per channel to compute a variance, got an input of shape "
                 f"{tuple(input.shape)}: use a larger batch{', or evaluate with model.eval()' if self.training else ''}"
             )
-        y, count, mean, var = batch_norm(input, self.weight, self.bias, self.eps)
+        y, count, mean, var = batch_norm(input, self.weight, self.bias, self.eps, relu=relu)
         if self.training and self.track_running_stats:
             self._update_running_statistics(count, mean, var)
         return y
 
     @torch.no_grad()
-    def _update_running_statistics(self, count: Tensor, mean: Tensor, var: Tensor) -> None:
+    def _update_running_statistics(self, count: int, mean: Tensor, var: Tensor) -> None:
         r"""Update the exponential moving averages of mean and variance (§3.1), or plain ones without a momentum.
 
         $$\text{running} \leftarrow (1 - \text{momentum}) \cdot \text{running} + \text{momentum} \cdot \text{batch}$$
         """
-        if self.running_mean is None or self.running_var is None:
+        running_mean, running_var, batches = self.running_mean, self.running_var, self.num_batches_tracked
+        if running_mean is None or running_var is None:
             return
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked.add_(1)
+        if batches is not None:
+            batches.add_(1)
+        if count == 0:
+            return
 
         momentum: float | Tensor
         if self.momentum is not None:
             momentum = self.momentum
-        elif self.num_batches_tracked is not None:
-            momentum = 1 / self.num_batches_tracked.to(mean.dtype)  # gives the plain average
+        elif batches is not None:
+            momentum = 1 / batches.to(mean.dtype)  # gives the plain average
         else:
             momentum = 0.0  # the plain average requires the number of batches: no update, as in PyTorch
 
         if self.unbiased:
             var = var * (count / (count - 1))
-        for running, current in ((self.running_mean, mean), (self.running_var, var)):
-            updated = (1 - momentum) * running + momentum * current
-            # An `if` would make the CPU wait for the GPU.
-            running.copy_(torch.where(count > 0, updated, running))
+        for running, current in ((running_mean, mean), (running_var, var)):
+            running.copy_(torch.lerp(running.to(current.dtype), current, momentum))
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:
@@ -132,10 +148,11 @@ class BatchNorm(_BatchNorm):
     def extra_repr(self) -> str:
         """The arguments, as printed in the network's `repr`."""
         arguments: str = super().extra_repr()  # type: ignore[no-untyped-call]
-        return arguments if self.unbiased else f"{arguments}, unbiased=False"
+        arguments = arguments if self.unbiased else f"{arguments}, unbiased=False"
+        return arguments if self.activation is None else f"{arguments}, activation={self.activation!r}"
 
 
-def check_arguments(num_features: int, eps: float, momentum: float | None) -> None:
+def check_arguments(num_features: int, eps: float, momentum: float | None, activation: str | None = None) -> None:
     """Raise ValueError if an argument of the layer is out of range."""
     if num_features < 1:
         raise ValueError(f"num_features must be at least 1, got {num_features}")
@@ -143,3 +160,5 @@ def check_arguments(num_features: int, eps: float, momentum: float | None) -> No
         raise ValueError(f"eps must be positive, got {eps}")
     if momentum is not None and not 0 <= momentum <= 1:
         raise ValueError(f"momentum must be in [0, 1] or None, got {momentum}")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation must be one of {', '.join(map(repr, ACTIVATIONS))}, got {activation!r}")

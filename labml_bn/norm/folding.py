@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
 
@@ -78,7 +79,11 @@ def fold(model: nn.Module) -> fx.GraphModule:
             _fold_into(*pair)
             previous = node.args[0]
             expected[previous] = pair[0].get_parameter("weight").dim()  # [out, in, *] goes with [batch, out, *]
-            node.replace_all_uses_with(previous)
+            output = previous
+            if getattr(pair[1], "activation", None) == "relu":
+                with graph.inserting_after(node):
+                    output = graph.call_function(functional.relu, (previous,))
+            node.replace_all_uses_with(output)
             graph.erase_node(node)
     for output, dimensions in expected.items():
         _assert_dimensions(graph, output, dimensions)

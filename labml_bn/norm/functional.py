@@ -11,14 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labml_bn.norm.kernels.reference import (
-    gradient_sums,
-    input_gradient,
-    moments,
-    normalize,
-    per_channel,
-    widen,
-)
+from labml_bn.norm import kernels
+from labml_bn.norm.kernels.reference import widen
 
 
 class BatchStatistics:
@@ -29,19 +23,18 @@ class BatchStatistics:
     differentiable.
     """
 
-    def moments(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def moments(self, x: Tensor) -> tuple[int, Tensor, Tensor]:
         """The number of values per channel in the batch, and the mean and biased variance of each channel.
 
-        Takes this process's part of the batch, [batch, channels, *]. Returns the count as a scalar tensor, and the mean
-        and the variance as [channels], all in float32 or wider. An empty batch has the count 0, the mean 0 and the
-        variance 1.
+        Takes this process's part of the batch, [batch, channels, *]. Returns the mean and the variance as [channels],
+        in float32 or wider. An empty batch has the count 0, the mean 0 and the variance 1.
         """
         count = x.numel() // x.shape[1]
         if count > 0:
-            mean, var = moments(x)
+            mean, var = kernels.choose(x).moments(x)
         else:
             mean, var = widen(x.new_zeros(x.shape[1])), widen(x.new_ones(x.shape[1]))
-        return mean.new_full((), count), mean, var
+        return count, mean, var
 
     def gradient_sums(self, sum_dy: Tensor, sum_dy_xhat: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient sums of the batch, from the sums over this process's part of it, each [channels]."""
@@ -51,17 +44,30 @@ class BatchStatistics:
 LOCAL = BatchStatistics()
 
 
+def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
+    """`function.apply`, without the inspection of its signature, which would take longer than a small layer."""
+    if torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling():
+        return function.apply(*arguments)
+    return super(torch.autograd.Function, function).apply(*arguments)  # type: ignore[misc]
+
+
 def batch_norm(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, statistics: BatchStatistics = LOCAL
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    r"""Normalize x by the statistics of its batch (Algorithm 1).
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    *,
+    relu: bool = False,
+    statistics: BatchStatistics = LOCAL,
+) -> tuple[Tensor, int, Tensor, Tensor]:
+    r"""Normalize x with the statistics of its batch (Algorithm 1).
 
     For example, four values with mean 2 and variance 1:
 
     >>> x = torch.tensor([[1.0], [1.0], [3.0], [3.0]], requires_grad=True)
     >>> y, count, mean, var = batch_norm(x, weight=None, bias=None, eps=0.0)
-    >>> count.item(), mean.item(), var.item()
-    (4.0, 2.0, 1.0)
+    >>> count, mean.item(), var.item()
+    (4, 2.0, 1.0)
     >>> y.flatten().tolist()
     [-1.0, -1.0, 1.0, 1.0]
 
@@ -82,27 +88,36 @@ def batch_norm(
         x: [batch, channels, *], of any floating dtype
         weight, bias: $\gamma$ and $\beta$, [channels], or None for 1 and 0
         eps: $\epsilon$, added to the variance
+        relu: whether the ReLU follows, in the same pass over the data
         statistics: the source of the count, the moments and the gradient sums of the batch. The gradients of weight and
             bias cover x alone, as with `torch.nn.SyncBatchNorm`, and must be summed over processes.
 
     Returns (y, count, mean, var): y in the shape and dtype of x, and the count, mean and biased variance as
     `BatchStatistics.moments` gives them, not differentiable.
     """
-    y, count, mean, var = BatchStatisticsNorm.apply(x, weight, bias, eps, statistics)
+    y, count, mean, var = apply(BatchStatisticsNorm, x, weight, bias, eps, relu, statistics)
     return y, count, mean, var
 
 
 def normalize_with(
-    x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    *,
+    relu: bool = False,
 ) -> Tensor:
-    """Normalize x [batch, channels, *] by a given mean and variance, each [channels] (Algorithm 2, step 11).
+    """Normalize x [batch, channels, *] with a given mean and variance, each [channels] (Algorithm 2, step 11).
 
     The mean and variance are constants: they get no gradient. The backward pass uses their values at the time of the
-    forward pass, even if the running statistics have been updated since. Returns y in the shape and dtype of x.
+    forward pass, even if the running statistics have been updated since. `relu` is that of `batch_norm`. Returns y in
+    the shape and dtype of x.
     """
     with torch.no_grad():
         mean, inv_std = widen(mean).clone(), torch.rsqrt(widen(var) + eps)
-    y: Tensor = FixedStatisticsNorm.apply(x, mean, inv_std, weight, bias)
+    y: Tensor = apply(FixedStatisticsNorm, x, mean, inv_std, weight, bias, relu)
     return y
 
 
@@ -113,24 +128,24 @@ class BatchStatisticsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, statistics: BatchStatistics
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, relu: bool, statistics: BatchStatistics
+    ) -> tuple[Tensor, int, Tensor, Tensor]:
         """Compute y, and the statistics that `batch_norm` returns."""
         count, mean, var = statistics.moments(x)
-        y = normalize(x, mean, torch.rsqrt(var + eps), weight, bias)
+        y = kernels.choose(x).normalize(x, mean, torch.rsqrt(var + eps), weight, bias, relu)
         return y, count, mean, var
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
         """Keep what the backward pass needs."""
-        x, weight, bias, ctx.eps, ctx.statistics = inputs
-        _, count, mean, var = output
-        ctx.mark_non_differentiable(count, mean, var)
-        ctx.save_for_backward(x, weight, count, mean, var)
-        ctx.bias_dtype = None if bias is None else bias.dtype
+        x, weight, bias, ctx.eps, ctx.relu, ctx.statistics = inputs
+        _, ctx.count, mean, var = output
+        ctx.mark_non_differentiable(mean, var)
+        ctx.set_materialize_grads(False)  # no zeros for the gradients of mean and var
+        ctx.save_for_backward(x, weight, bias, mean, var)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         r"""The chain rule of §3, simplified.
 
         Let $s = 1/\sqrt{\sigma^2 + \epsilon}$. With the gradient $\partial\ell/\partial y_i$ given, the paper has
@@ -149,22 +164,25 @@ class BatchStatisticsNorm(torch.autograd.Function):
         `gradient_sums`.
         """
         dy = gradients[0]
-        x, weight, count, mean, var = ctx.saved_tensors
+        if dy is None:
+            return None, None, None, None, None, None
+        x, weight, bias, mean, var = ctx.saved_tensors
         needs_dx, needs_dweight, needs_dbias = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():
             # Double backward: the saved moments are detached. Computed again, they are functions of x, and the lines
             # below are an ordinary differentiable function of x, dy and weight.
             _, mean, var = ctx.statistics.moments(x)
-        inv_std = torch.rsqrt(var + ctx.eps)
-        sum_dy, sum_dy_xhat = gradient_sums(dy, x, mean, inv_std)
+        kernel = kernels.choose(x, dy)
+        saved = (x, mean, torch.rsqrt(var + ctx.eps), weight, bias)
+        sum_dy, sum_dy_xhat = kernel.gradient_sums(dy, *saved, ctx.relu)
         dx = None
         if needs_dx:
-            m = count.clamp(min=1)  # for an empty batch, 0 / 0 would make the double backward of weight NaN
+            m = max(ctx.count, 1)  # for an empty batch, 0 / 0 would make the double backward of weight NaN
             batch_dy, batch_dy_xhat = ctx.statistics.gradient_sums(sum_dy, sum_dy_xhat)
-            dx = input_gradient(dy, x, mean, inv_std, weight, batch_dy / m, batch_dy_xhat / m)
+            dx = kernel.input_gradient(dy, *saved, batch_dy / m, batch_dy_xhat / m, ctx.relu)
         dweight = sum_dy_xhat.to(weight.dtype) if needs_dweight else None
-        dbias = sum_dy.to(ctx.bias_dtype) if needs_dbias else None
-        return dx, dweight, dbias, None, None
+        dbias = sum_dy.to(bias.dtype) if needs_dbias else None
+        return dx, dweight, dbias, None, None, None
 
 
 class FixedStatisticsNorm(torch.autograd.Function):
@@ -173,28 +191,30 @@ class FixedStatisticsNorm(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, mean: Tensor, inv_std: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    def forward(
+        x: Tensor, mean: Tensor, inv_std: Tensor, weight: Tensor | None, bias: Tensor | None, relu: bool
+    ) -> Tensor:
         """Compute y."""
-        return normalize(x, mean, inv_std, weight, bias)
+        y: Tensor = kernels.choose(x).normalize(x, mean, inv_std, weight, bias, relu)
+        return y
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Keep what the backward pass needs."""
-        x, mean, inv_std, weight, bias = inputs
-        ctx.save_for_backward(x, mean, inv_std, weight)
-        ctx.bias_dtype = None if bias is None else bias.dtype
+        x, mean, inv_std, weight, bias, ctx.relu = inputs
+        ctx.save_for_backward(x, mean, inv_std, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         r"""The derivative of an affine map: $\partial\ell/\partial x_i = \gamma s \, \partial\ell/\partial y_i$."""
         (dy,) = gradients
-        x, mean, inv_std, weight = ctx.saved_tensors
-        needs_dx, _, _, needs_dweight, needs_dbias = ctx.needs_input_grad
-        slope = inv_std if weight is None else weight * inv_std
-        dx = (widen(dy) * per_channel(slope, x)).to(x.dtype) if needs_dx else None
+        x, _, _, weight, bias = saved = ctx.saved_tensors
+        needs_dx, _, _, needs_dweight, needs_dbias, _ = ctx.needs_input_grad
+        kernel = kernels.choose(x, dy)
+        dx = kernel.input_gradient(dy, *saved, None, None, ctx.relu) if needs_dx else None
         dweight = dbias = None
         if needs_dweight or needs_dbias:
-            sum_dy, sum_dy_xhat = gradient_sums(dy, x, mean, inv_std)
+            sum_dy, sum_dy_xhat = kernel.gradient_sums(dy, *saved, ctx.relu)
             dweight = sum_dy_xhat.to(weight.dtype) if needs_dweight else None
-            dbias = sum_dy.to(ctx.bias_dtype) if needs_dbias else None
-        return dx, None, None, dweight, dbias
+            dbias = sum_dy.to(bias.dtype) if needs_dbias else None
+        return dx, None, None, dweight, dbias, None

@@ -178,7 +178,7 @@ def _first_non_finite(model: nn.Module) -> str | None:
     return None
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
     """Evaluate the network on some batches, in evaluation mode; each module's mode is restored afterwards."""
     loss, correct, images = 0.0, 0, 0

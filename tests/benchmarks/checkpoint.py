@@ -1,21 +1,28 @@
-"""The time to save a checkpoint, as a fraction of an epoch of the defaults.
+"""The time to save a checkpoint relative to an epoch of the defaults: `python -m tests.benchmarks.checkpoint`.
 
-    python -m tests.benchmarks.checkpoint
-
-Both are measured in one process: the median of 20 saves with fsync, and an epoch with its evaluations.
+Both are measured in one process: the median of 20 saves with fsync, and an epoch with its evaluations. The run is
+written to a temporary folder in the working directory: the system's temporary folder may be in memory.
 """
 
+import contextlib
+import io
 import statistics
 import tempfile
 import time
 
+from labml_bn.cli.command import run_command
 from labml_bn.training import checkpoint, loop, tracking
 from labml_bn.training.console import Console
+from tests.benchmarks.command import run_part
+from tests.benchmarks.measuring import Measurements, Options, Row
 
 
-def main() -> None:
-    with tempfile.TemporaryDirectory(dir=".") as folder:
-        settings = {"epochs": 1, "checkpoint_interval": 1e6, "logs_path": folder}
+def measure(options: Options) -> Measurements:
+    """An epoch, then the saves."""
+    with tempfile.TemporaryDirectory(dir=".") as folder, contextlib.redirect_stdout(io.StringIO()):
+        settings = {"epochs": 1, "checkpoint_interval": 1e6, "logs_path": folder, "data_path": str(options.data)}
+        settings |= {"device.use_cuda": False}
+        settings |= {"train_samples": 640, "valid_samples": 200} if options.quick else {}
         c = tracking.prepare(settings)
         with tracking.recording() as run, Console(1, len(c.train_set), c.train_batch_size) as console:
             progress = loop.Progress()
@@ -31,9 +38,11 @@ def main() -> None:
             (saved,) = checkpoint.list_checkpoints(run)
             size = saved.stat().st_size
     save = statistics.median(saves)
-    print(f"a checkpoint of {size / 1e6:.1f} MB: {save * 1e3:.1f} ms (at most {max(saves) * 1e3:.1f})")
-    print(f"an epoch: {epoch:.1f} s, so a checkpoint an epoch costs {save / epoch:.3%} of it")
+    yield Row(
+        f"a checkpoint of {size / 1e6:.1f} MB", f"an epoch of {len(c.train_set)} images", save / epoch, save, epoch
+    )
+    yield f"the slowest of {len(saves)} checkpoints took {max(saves) * 1e3:.1f} ms"
 
 
 if __name__ == "__main__":
-    main()
+    run_command(lambda: run_part("checkpoint", __doc__, measure))

@@ -238,7 +238,7 @@ def test_biased_running_variance() -> None:
 def test_running_variance_uses_the_count_of_the_batch() -> None:
     """The unbiased factor is that of the count it is given, which may be of several processes."""
     layer = BatchNorm(1, momentum=1.0)
-    layer._update_running_statistics(torch.tensor(5.0), torch.tensor([1.0]), torch.tensor([4.0]))
+    layer._update_running_statistics(5, torch.tensor([1.0]), torch.tensor([4.0]))
     torch.testing.assert_close(layer.running_var, torch.tensor([5.0]))
 
 

@@ -22,6 +22,8 @@ def test_labml_has_no_other_settings() -> None:
     computed = {"seed", "device", "optimizer", "train_set", "valid_set", "model", "versions"}
     assert set(Configs.__annotations__) - computed == {key for key in KEYS if "." not in key}
     assert set(Device.__annotations__) - {"device"} == {"use_cuda", "cuda_device"}
+    keys = {key.removeprefix("optimizer.") for key in KEYS if key.startswith("optimizer.")}
+    assert set(Optimizer.__annotations__) - {"parameters"} == keys
 
 
 def test_values_override_defaults(data_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""The four operations of batch normalization, which every kernel provides; so far `reference.py` is the only one.
+"""The four operations of batch normalization, once per kind of hardware, and the choice of a kernel.
+
+`reference.py` is in plain tensor operations, `cpu.py` in loops compiled by Numba, `cuda.py` in Triton.
 
 Batch normalization has few arithmetic operations per value, so its cost is mostly that of reading and writing memory.
 If each operation is one pass over the data, as in a fused kernel, one training step reads and writes these tensors:
@@ -13,3 +15,50 @@ If each operation is one pass over the data, as in a fused kernel, one training 
 Each direction goes through the data twice, because each output value, and backward each input gradient, depends on all
 the values of its channel. The plain tensor operations of `reference.py` also write and read intermediate results.
 """
+
+import functools
+import importlib
+import warnings
+from types import ModuleType
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from labml_bn.norm.kernels import reference
+
+
+def choose(*tensors: Tensor) -> ModuleType:
+    """The fastest kernel for these tensors, of which the first is the input.
+
+    That is the reference if its operations must be seen one by one: by autograd (double backward), a transform of
+    `torch.func`, a tracer or compiler (`torch.compile` fuses plain operations with their neighbours), a dispatch mode
+    or a tensor subclass; and for a device or dtype that no other kernel supports.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or _is_observed(tensors):
+        return reference
+    kernel = _load(tensors[0].device.type)
+    return kernel if kernel is not None and kernel.is_supported(tensors[0]) else reference
+
+
+def _is_observed(tensors: tuple[Tensor, ...]) -> bool:
+    return (
+        torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._get_tracing_state() is not None
+        or any(
+            type(tensor) not in (Tensor, Parameter) or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+            for tensor in tensors
+        )
+    )
+
+
+@functools.cache
+def _load(device: str) -> ModuleType | None:
+    """The kernel for a type of device; None if there is none, or, after a warning, if what it needs does not work."""
+    if device not in ("cpu", "cuda"):
+        return None
+    try:
+        return importlib.import_module(f"labml_bn.norm.kernels.{device}")
+    except Exception as error:  # a broken installation can raise anything
+        warnings.warn(f"batch normalization uses its slower reference kernel: {error!r}", stacklevel=2)
+        return None

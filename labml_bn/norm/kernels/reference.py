@@ -28,7 +28,9 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     return mean, var
 
 
-def normalize(x: Tensor, mean: Tensor, inv_std: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+def normalize(
+    x: Tensor, mean: Tensor, inv_std: Tensor, weight: Tensor | None, bias: Tensor | None, relu: bool = False
+) -> Tensor:
     r"""Normalize each channel, then scale and shift it (Algorithm 1, last two equations).
 
     $$\hat x_i = \frac{x_i - \mu}{\sqrt{\sigma^2 + \epsilon}} \qquad y_i = \gamma \hat x_i + \beta$$
@@ -36,17 +38,24 @@ def normalize(x: Tensor, mean: Tensor, inv_std: Tensor, weight: Tensor | None, b
     The mean is subtracted first. Merging it into the shift would save an operation, but both terms would be of the size
     of the scaled mean, and their rounding errors would remain after they cancel.
 
-    `inv_std` is $1 / \sqrt{\sigma^2 + \epsilon}$. `weight` is $\gamma$ (None: 1) and `bias` is $\beta$ (None: 0).
-    Returns y in the shape and dtype of x.
+    `inv_std` is $1 / \sqrt{\sigma^2 + \epsilon}$. `weight` is $\gamma$ (None: 1) and `bias` is $\beta$ (None: 0). With
+    `relu`, the result is $\max(y_i, 0)$. Returns y in the shape and dtype of x.
     """
     centered = widen(x) - per_channel(mean, x)
-    scale = inv_std if weight is None else weight * inv_std
-    if bias is None:
-        return (centered * per_channel(scale, x)).to(x.dtype)
-    return torch.addcmul(per_channel(bias, x), centered, per_channel(scale, x)).to(x.dtype)
+    scale = per_channel(inv_std if weight is None else weight * inv_std, x)
+    y = centered * scale if bias is None else torch.addcmul(per_channel(bias, x), centered, scale)
+    return (y.relu() if relu else y).to(x.dtype)
 
 
-def gradient_sums(dy: Tensor, x: Tensor, mean: Tensor, inv_std: Tensor) -> tuple[Tensor, Tensor]:
+def gradient_sums(
+    dy: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    inv_std: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    relu: bool = False,
+) -> tuple[Tensor, Tensor]:
     r"""Compute the per-channel gradient sums, which are the gradients of bias and weight (§3).
 
     $$\frac{\partial \ell}{\partial \beta} = \sum_i \frac{\partial \ell}{\partial y_i} \qquad
@@ -55,9 +64,9 @@ def gradient_sums(dy: Tensor, x: Tensor, mean: Tensor, inv_std: Tensor) -> tuple
     `input_gradient` needs them too: every output depends on every input of its channel, but only through the mean and
     the variance, so the other positions contribute only these two sums.
 
-    Returns (sum of dy, sum of dy · x̂), each [channels], in float32 or wider.
+    With `relu`, `dy` is the gradient after the ReLU. Returns (sum of dy, sum of dy · x̂), each [channels].
     """
-    dy = widen(dy)
+    dy = before_relu(dy, x, mean, inv_std, weight, bias) if relu else widen(dy)
     centered = widen(x) - per_channel(mean, x)
     dims = all_but_channels(x)
     return dy.sum(dims), (dy * centered).sum(dims) * inv_std
@@ -69,8 +78,10 @@ def input_gradient(
     mean: Tensor,
     inv_std: Tensor,
     weight: Tensor | None,
-    mean_dy: Tensor,
-    mean_dy_xhat: Tensor,
+    bias: Tensor | None,
+    mean_dy: Tensor | None,
+    mean_dy_xhat: Tensor | None,
+    relu: bool = False,
 ) -> Tensor:
     r"""Compute the gradient of the input (derived in `labml_bn.norm.functional`).
 
@@ -81,15 +92,30 @@ def input_gradient(
 
     Two terms are subtracted from dy. The first is its mean, because adding a constant to all values of a channel does
     not change the output. The second is its projection onto x̂, because scaling the centered values does not change the
-    output either (both up to $\epsilon$).
+    output either (both up to $\epsilon$). If the statistics are constants, neither is subtracted.
 
-    `mean_dy` and `mean_dy_xhat` are the gradient sums divided by $m$. Returns dx in the shape and dtype of x.
+    `mean_dy` and `mean_dy_xhat` are the gradient sums divided by $m$, or None if the statistics are constants. With
+    `relu`, `dy` is the gradient after the ReLU. Returns dx in the shape and dtype of x.
     """
+    dy = before_relu(dy, x, mean, inv_std, weight, bias) if relu else widen(dy)
     scale = inv_std if weight is None else weight * inv_std
+    if mean_dy is None or mean_dy_xhat is None:
+        return (dy * per_channel(scale, x)).to(x.dtype)
     centered = widen(x) - per_channel(mean, x)
-    dx = torch.addcmul(per_channel(-scale * mean_dy, x), widen(dy), per_channel(scale, x))
+    dx = torch.addcmul(per_channel(-scale * mean_dy, x), dy, per_channel(scale, x))
     dx = torch.addcmul(dx, centered, per_channel(-scale * inv_std * mean_dy_xhat, x))
     return dx.to(x.dtype)
+
+
+def before_relu(
+    dy: Tensor, x: Tensor, mean: Tensor, inv_std: Tensor, weight: Tensor | None, bias: Tensor | None
+) -> Tensor:
+    r"""The gradient before a ReLU: dy if $y_i > 0$, else 0.
+
+    The sign of y is computed again from x, so that the backward pass needs nothing else of the size of the input.
+    """
+    y = normalize(x, mean, inv_std, weight, bias)
+    return torch.where(y > 0, widen(dy), 0)
 
 
 def widen(x: Tensor) -> Tensor:

@@ -1,0 +1,82 @@
+"""Which kernel is chosen: the compiled one if it can be used, the reference for everything else, silently."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from labml_bn import BatchNorm
+from labml_bn.norm import kernels
+from labml_bn.norm.kernels import cpu, reference
+
+X = torch.ones(4, 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_compiled_loops_on_the_cpu(dtype: torch.dtype) -> None:
+    with torch.no_grad():
+        assert kernels.choose(X.to(dtype)) is cpu
+
+
+class Subclass(Tensor):
+    pass
+
+
+def test_the_reference_for_everything_else() -> None:
+    assert kernels.choose(X) is reference  # autograd may need to differentiate the operations
+    with torch.no_grad():
+        assert kernels.choose(X.to("meta")) is reference
+        assert kernels.choose(X.as_subclass(Subclass)) is reference
+        assert kernels.choose(X, X.as_subclass(Subclass)) is reference
+        with FlopCounterMode(display=False):
+            assert kernels.choose(X) is reference
+        chosen = []
+
+        def function(x: Tensor) -> Tensor:
+            chosen.append(kernels.choose(x))
+            return x
+
+        torch.func.vmap(function)(X.expand(2, 4, 3))
+        assert chosen == [reference]
+
+
+def test_a_subclass_passes_through_the_layer() -> None:
+    layer = BatchNorm(3)
+    x = torch.randn(4, 3).as_subclass(Subclass)
+    torch.testing.assert_close(layer(x).as_subclass(Tensor), nn.BatchNorm1d(3)(x.as_subclass(Tensor)))
+
+
+@pytest.mark.parametrize("missing", ["numba", "llvmlite"])
+def test_without_numba(missing: str) -> None:
+    """One warning, and the reference kernel."""
+    code = f"""
+import sys, warnings
+sys.modules[{missing!r}] = None
+import torch, labml_bn
+layer, x = labml_bn.BatchNorm(3), torch.randn(4, 3)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    for _ in range(3):
+        layer(x).sum().backward()
+torch.testing.assert_close(layer.running_mean, 1 - 0.9 ** 3 * 0 - 1 + (1 - 0.9 ** 3) * x.mean(0))
+print(*[str(warning.message) for warning in caught], sep="\\n")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("batch normalization uses its slower reference kernel: ")
+    assert done.stderr == ""
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: object) -> None:
+    code = "import torch, labml_bn; labml_bn.BatchNorm(3)(torch.randn(4, 3)).sum().backward(); print('done')"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": "", "HOME": "/nonexistent", "NUMBA_CACHE_DIR": "/proc/nowhere"},
+    )
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr

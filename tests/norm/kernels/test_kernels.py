@@ -1,0 +1,222 @@
+"""The same cases over every kernel: the four operations against their equations in float64, on contiguous copies."""
+
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from labml_bn.norm.kernels import cpu, reference
+
+KERNELS = [reference, cpu]
+DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+#: The last ones are processed by several threads: by rows and by channels, in both layouts.
+SHAPES = [
+    *[(6, 3), (1, 3, 5), (4, 1), (4, 3, 5, 2), (2, 3, 2, 4, 3), (3, 5, 1, 1), (70, 17)],
+    *[(40, 20, 9, 9), (3, 2, 60, 60), (64, 500), (2100, 33)],
+]
+LAYOUTS = ["contiguous", "channels_last", "transposed", "strided"]
+
+
+@pytest.fixture(params=KERNELS, ids=lambda kernel: kernel.__name__.rpartition(".")[2])
+def kernel(request: pytest.FixtureRequest) -> ModuleType:
+    module: ModuleType = request.param
+    return module
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Any:
+    """Several threads, even if the tests run with one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def random(shape: tuple[int, ...], dtype: torch.dtype, seed: int = 0, mean: float = 0.0) -> Tensor:
+    return (torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + mean).to(dtype)
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def channels(x: Tensor) -> Tensor:
+    """The values in float64 as [channels, values]."""
+    return x.double().transpose(0, 1).flatten(1)
+
+
+def tolerance(dtype: torch.dtype) -> dict[str, Any]:
+    return {"rtol": 16 * torch.finfo(dtype).eps, "atol": 16 * torch.finfo(dtype).eps}
+
+
+def in_layout(x: Tensor, layout: str) -> Tensor:
+    """The same values with other strides."""
+    if layout == "channels_last":
+        formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+        return x.contiguous(memory_format=formats[x.dim()]) if x.dim() in formats else x
+    if layout == "transposed":
+        return x.transpose(0, -1).contiguous().transpose(0, -1)
+    if layout == "strided":
+        return torch.stack((x, x), dim=-1)[..., 0]
+    return x
+
+
+class Case:
+    """Inputs of the operations, and what they give in float64."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, affine: bool = True, relu: bool = False) -> None:
+        size, vector = (shape[1],), wide(dtype)
+        self.x, self.dy = random(shape, dtype), random(shape, dtype, seed=1)
+        self.mean, self.inv_std = random(size, vector, seed=2), random(size, vector, seed=3).abs() + 0.1
+        self.weight = random(size, vector, seed=4) if affine else None
+        self.bias = random(size, vector, seed=5) if affine else None
+        self.mean_dy, self.mean_dy_xhat = random(size, vector, seed=6), random(size, vector, seed=7)
+
+        one = torch.ones(size, dtype=torch.float64)
+        weight = one if self.weight is None else self.weight.double()
+        bias = 0 * one if self.bias is None else self.bias.double()
+        x_hat = (channels(self.x) - self.mean.double()[:, None]) * self.inv_std.double()[:, None]
+        self.y = x_hat * weight[:, None] + bias[:, None]
+        if relu:
+            # Where rounding decides the sign of y, the gradient is 0, so that it does not matter.
+            ambiguous = self.y.abs() < 1e-4
+            zeroed = channels(self.dy).masked_fill(ambiguous, 0)
+            self.dy = zeroed.view(shape[1], shape[0], *shape[2:]).transpose(0, 1).to(dtype).contiguous()
+        g = channels(self.dy) * (self.y > 0) if relu else channels(self.dy)
+        self.y = self.y.clamp(min=0) if relu else self.y
+        self.sums = g.sum(1), (g * x_hat).sum(1)
+        scale = (weight * self.inv_std.double())[:, None]
+        self.dx = scale * (g - self.mean_dy.double()[:, None] - x_hat * self.mean_dy_xhat.double()[:, None])
+        self.constant_dx = scale * g
+
+    @property
+    def vectors(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        return self.mean, self.inv_std, self.weight, self.bias
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_moments(kernel: ModuleType, shape: tuple[int, ...], dtype: torch.dtype, layout: str) -> None:
+    x = random(shape, dtype, mean=1.0)
+    mean, var = kernel.moments(in_layout(x, layout))
+    assert mean.dtype == var.dtype == wide(dtype)
+    near = 64 * torch.finfo(wide(dtype)).eps
+    torch.testing.assert_close(mean.double(), channels(x).mean(1), rtol=near, atol=near)
+    torch.testing.assert_close(var.double(), channels(x).var(1, correction=0), rtol=near, atol=near)
+
+
+@pytest.mark.parametrize("size", [1e2, 1e4, 1e6])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_moments_with_large_means(kernel: ModuleType, size: float, layout: str) -> None:
+    """The variance is accurate in float32; E[x²] − E[x]² has no correct digit at a mean of 1e4."""
+    x = random((64, 3, 20, 20), torch.float32, mean=size)
+    mean, var = kernel.moments(in_layout(x, layout))
+    torch.testing.assert_close(mean.double(), channels(x).mean(1), rtol=1e-6, atol=0)
+    torch.testing.assert_close(var.double(), channels(x).var(1, correction=0), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_moments_with_an_outlier_first(kernel: ModuleType, layout: str) -> None:
+    """A first value far from all others does not spoil the sums."""
+    x = random((64, 3, 20, 20), torch.float32)
+    x[0, :, 0, 0] = 1e4
+    mean, var = kernel.moments(in_layout(x, layout))
+    torch.testing.assert_close(mean.double(), channels(x).mean(1), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(var.double(), channels(x).var(1, correction=0), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_moments_accumulate_in_float32(kernel: ModuleType, dtype: torch.dtype) -> None:
+    """A sum of ones stops growing at 2,048 in float16 and at 256 in bfloat16."""
+    mean, var = kernel.moments(torch.ones(100_000, 1, dtype=dtype))
+    torch.testing.assert_close((mean, var), (torch.ones(1), torch.zeros(1)))
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_element_by_element_and_sums(
+    kernel: ModuleType, shape: tuple[int, ...], dtype: torch.dtype, layout: str, affine: bool, relu: bool
+) -> None:
+    case = Case(shape, dtype, affine, relu)
+    x, dy = in_layout(case.x, layout), in_layout(case.dy, layout)
+
+    y = kernel.normalize(x, *case.vectors, relu)
+    assert (y.shape, y.dtype) == (x.shape, dtype)
+    torch.testing.assert_close(channels(y), case.y, **tolerance(dtype))
+
+    sums = kernel.gradient_sums(dy, x, *case.vectors, relu)
+    for found, expected in zip(sums, case.sums, strict=True):
+        assert found.dtype == wide(dtype)
+        near = tolerance(wide(dtype))
+        torch.testing.assert_close(found.double(), expected, rtol=near["rtol"], atol=near["atol"] * x.numel() ** 0.5)
+
+    dx = kernel.input_gradient(dy, x, *case.vectors, case.mean_dy, case.mean_dy_xhat, relu)
+    constant_dx = kernel.input_gradient(dy, x, *case.vectors, None, None, relu)
+    assert dx.dtype == constant_dx.dtype == dtype
+    torch.testing.assert_close(channels(dx), case.dx, rtol=tolerance(dtype)["rtol"], atol=4 * tolerance(dtype)["atol"])
+    torch.testing.assert_close(channels(constant_dx), case.constant_dx, **tolerance(dtype))
+
+
+def test_dy_in_another_layout_and_dtype(kernel: ModuleType) -> None:
+    case = Case((4, 3, 5, 6), torch.float32)
+    for dy in (in_layout(case.dy, "channels_last"), case.dy.double(), case.dy[:1].expand(4, 3, 5, 6)):
+        for x in (case.x, in_layout(case.x, "channels_last")):
+            found = kernel.input_gradient(dy, x, *case.vectors, case.mean_dy, case.mean_dy_xhat)
+            expected = reference.input_gradient(dy.contiguous(), case.x, *case.vectors, case.mean_dy, case.mean_dy_xhat)
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_channels_last_stays(kernel: ModuleType) -> None:
+    """The outputs of the input's size have its memory format."""
+    x = random((2, 3, 4, 5), torch.float32).to(memory_format=torch.channels_last)
+    vector = torch.ones(3)
+    for output in (
+        kernel.normalize(x, vector, vector, vector, vector),
+        kernel.input_gradient(x, x, vector, vector, vector, vector, vector, vector),
+    ):
+        assert output.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_non_finite_values_are_not_hidden(kernel: ModuleType, value: float) -> None:
+    """Also by the ReLU: max(NaN, 0) is NaN."""
+    x = random((8, 3, 4, 4), torch.float32)
+    x[0, 1, 0, 0] = value
+    mean, var = kernel.moments(x)
+    assert not var[1].isfinite()
+    assert mean[[0, 2]].isfinite().all()
+    ones = torch.ones(3)
+    y = kernel.normalize(x, 0 * ones, ones, ones, 0 * ones, True)
+    torch.testing.assert_close(y, x.relu(), equal_nan=True)
+
+
+@pytest.mark.parametrize("shape", [(64, 20, 24, 24), (64, 500), (300, 50, 8, 8)], ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_twice_the_same_to_the_last_bit(kernel: ModuleType, shape: tuple[int, ...], layout: str) -> None:
+    case = Case(shape, torch.float32)
+    x, dy = in_layout(case.x, layout), in_layout(case.dy, layout)
+
+    def results() -> list[Tensor]:
+        mean, var = kernel.moments(x)
+        sums = kernel.gradient_sums(dy, x, *case.vectors, True)
+        return [mean, var, kernel.normalize(x, *case.vectors), *sums]
+
+    first = results()
+    for _ in range(5):
+        assert all(torch.equal(a, b) for a, b in zip(first, results(), strict=True))
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_the_mask_of_the_relu_is_that_of_the_forward_pass(kernel: ModuleType, layout: str) -> None:
+    """To the last bit: the gradient is 0 exactly if the output was."""
+    case = Case((64, 20, 24, 24), torch.float32)
+    x = in_layout(case.x, layout)
+    y = kernel.normalize(x, *case.vectors, True)
+    dx = kernel.input_gradient(torch.ones_like(x), x, *case.vectors, None, None, True)
+    assert torch.equal(dx == 0, y == 0)
