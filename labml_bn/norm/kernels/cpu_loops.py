@@ -7,7 +7,8 @@ or channels_last) S is 1, and N counts batch · positions.
 **Threads.** Numba's own thread pool would compete with PyTorch's for the cores: idle threads of both spin while they
 wait for work. So the loops run on the threads that PyTorch has: `GOMP_parallel` of its OpenMP library calls a compiled
 function once per thread, with a pointer to the arguments. The work is a grid of `rows` × `columns` tiles, a range of n
-by a range of channels each; a thread computes the tile of its number.
+by a range of channels each. Thread t of T computes the tiles t, t + T, t + 2T, …: there may be fewer threads than asked
+for, if a limit or dynamic adjustment is set in the environment.
 
 **Accuracy.** All sums are accumulated in float64. The variance is never computed as E[x²] − E[x]²: within a block of
 values it is gathered from differences to the block's first value, and blocks are merged by the formula of Chan, Golub &
@@ -45,9 +46,11 @@ LONG_BLOCK = 1024
 _torch = ctypes.CDLL(str(next(Path(torch.__file__).parent.glob("lib/libtorch_cpu.*"))))
 _parallel = _torch.GOMP_parallel
 _parallel.argtypes, _parallel.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
-_address: Any = ctypes.cast(_torch.omp_get_thread_num, ctypes.c_void_p).value
-llvmlite.binding.add_symbol("omp_get_thread_num", _address)  # by name, so that compiled code can be cached
+for _name in ("omp_get_thread_num", "omp_get_num_threads"):  # found by name, so that compiled code can be cached
+    _address: Any = ctypes.cast(getattr(_torch, _name), ctypes.c_void_p).value
+    llvmlite.binding.add_symbol(_name, _address)
 _thread_number = types.ExternalFunction("omp_get_thread_num", types.int32())
+_thread_count = types.ExternalFunction("omp_get_num_threads", types.int32())
 
 
 def launch(loop: int, threads: int, *arguments: int) -> None:
@@ -58,7 +61,7 @@ def launch(loop: int, threads: int, *arguments: int) -> None:
 def compiled(dtype: torch.dtype) -> dict[str, int]:
     """The addresses of the loops for inputs of this dtype, by name. Compiled once, then cached on the disk."""
     signature = types.void(types.CPointer(STORAGE[dtype]))
-    loops = {loop.__name__: numba.cfunc(signature, cache=True, **options)(loop) for loop, options in _LOOPS}
+    loops = {loop.__name__: numba.cfunc(signature, cache=True)(loop) for loop in _LOOPS}
     _kept.append(loops)
     return {name: loop.address for name, loop in loops.items()}
 
@@ -151,17 +154,27 @@ def _share(size: int, parts: int, number: int, multiple: int) -> tuple[int, int]
 
 
 @numba.njit(inline="always")
-def _tile(N: int, C: int, S: int, rows: int, columns: int) -> tuple[int, int, int, int]:
-    """The bounds of this thread's tile; an empty one for a thread too many.
+def _tiles(data: Any) -> Any:
+    """The numbers of the tiles that this thread computes."""
+    a = carray(_integers(data), 5)
+    return range(_thread_number(), a[3] * a[4], _thread_count())
+
+
+@numba.njit(inline="always")
+def _bounds(number: int, N: int, C: int, S: int, rows: int, columns: int) -> tuple[int, int, int, int]:
+    """The bounds of a tile.
 
     With the channels innermost, tiles are cut at multiples of 16, so that no two threads write to one cache line.
     """
-    number = _thread_number()
-    if number >= rows * columns:
-        return 0, 0, 0, 0
     n0, n1 = _share(N, rows, number // columns, 1)
     c0, c1 = _share(C, columns, number % columns, 16 if S == 1 else 1)
     return n0, n1, c0, c1
+
+
+# Contraction to fused multiply-add is the same in all loops, so the sign of y is found again in the backward pass. Sums
+# may be reordered, which lets them be vectorized. NaN and infinity are respected.
+_elementwise = numba.njit(fastmath={"contract", "nsz"}, error_model="numpy")
+_summing = numba.njit(fastmath={"contract", "nsz", "reassoc"}, error_model="numpy")
 
 
 @numba.njit(inline="always")
@@ -188,15 +201,22 @@ def _repeated(vector: Any, c0: int, c1: int, length: int) -> Any:
 
 
 def moments(data: Any) -> None:
+    """Compute the tiles of this thread."""
+    for number in _tiles(data):
+        _moments(data, number)
+
+
+@_summing
+def _moments(data: Any, number: int) -> None:
     """Per row of tiles and channel: the mean, and the sum of squared differences from it."""
     a = carray(_integers(data), 7)
     N, C, S, rows, columns = a[0], a[1], a[2], a[3], a[4]
     x, parts = carray(_values(a[5], data), N * C * S), carray(_sums(a[6]), rows * 2 * C)
     like = carray(_vector(a[5], data), 1)
-    n0, n1, c0, c1 = _tile(N, C, S, rows, columns)
+    n0, n1, c0, c1 = _bounds(number, N, C, S, rows, columns)
     if n0 == n1 or c0 == c1:
         return
-    part = parts[_thread_number() // columns * 2 * C :]
+    part = parts[number // columns * 2 * C :]
     mean, squares = part[:C], part[C : 2 * C]
     mean[c0:c1] = 0.0
     squares[c0:c1] = 0.0
@@ -247,7 +267,8 @@ def moments(data: Any) -> None:
             count += added
 
 
-def merged_moments(data: Any) -> None:
+@_summing
+def _merged_moments(data: Any) -> None:
     """The rows of `moments` merged, as mean and variance."""
     a = carray(_integers(data), 7)
     N, C, S, rows = a[0], a[1], a[2], a[3]
@@ -269,12 +290,19 @@ def merged_moments(data: Any) -> None:
 
 
 def normalize(data: Any) -> None:
+    """Compute the tiles of this thread."""
+    for number in _tiles(data):
+        _normalize(data, number)
+
+
+@_elementwise
+def _normalize(data: Any, number: int) -> None:
     """y, with or without the ReLU."""
     a = carray(_integers(data), 11)
     N, C, S, rows, columns, relu = a[0], a[1], a[2], a[3], a[4], a[5]
     x, y = carray(_values(a[6], data), N * C * S), carray(_values(a[7], data), N * C * S)
     mean, scale, bias = carray(_vector(a[8], data), C), carray(_vector(a[9], data), C), carray(_vector(a[10], data), C)
-    n0, n1, c0, c1 = _tile(N, C, S, rows, columns)
+    n0, n1, c0, c1 = _bounds(number, N, C, S, rows, columns)
     if n0 == n1 or c0 == c1:
         return
     zero = mean.dtype.type(0)
@@ -301,16 +329,20 @@ def normalize(data: Any) -> None:
 
 
 def gradient_sums(data: Any) -> None:
+    """Compute the tiles of this thread."""
+    for number in _tiles(data):
+        _gradient_sums(data, number)
+
+
+@_summing
+def _gradient_sums(data: Any, number: int) -> None:
     """Per row of tiles and channel: the sums of g and of g · (x − mean), where g is dy before the ReLU, if any."""
     a = carray(_integers(data), 12)
     N, C, S, rows, columns, relu = a[0], a[1], a[2], a[3], a[4], a[5]
     x, dy = carray(_values(a[6], data), N * C * S), carray(_values(a[7], data), N * C * S)
     mean, scale, bias = carray(_vector(a[8], data), C), carray(_vector(a[9], data), C), carray(_vector(a[10], data), C)
     parts = carray(_sums(a[11]), rows * 2 * C)
-    n0, n1, c0, c1 = _tile(N, C, S, rows, columns)
-    number = _thread_number()
-    if number >= rows * columns:
-        return
+    n0, n1, c0, c1 = _bounds(number, N, C, S, rows, columns)
     part = parts[number // columns * 2 * C :]
     sum1, sum2 = part[:C], part[C : 2 * C]
     sum1[c0:c1] = 0.0
@@ -357,6 +389,13 @@ def gradient_sums(data: Any) -> None:
 
 
 def input_gradient(data: Any) -> None:
+    """Compute the tiles of this thread."""
+    for number in _tiles(data):
+        _input_gradient(data, number)
+
+
+@_elementwise
+def _input_gradient(data: Any, number: int) -> None:
     """dx = scale · g − shift − slope · (x − mean): the equation of the reference, its constants merged.
 
     If the statistics are constants, shift and slope are null pointers, and dx = scale · g.
@@ -368,7 +407,7 @@ def input_gradient(data: Any) -> None:
     mean, scale, bias = carray(_vector(a[9], data), C), carray(_vector(a[10], data), C), carray(_vector(a[11], data), C)
     shift = scale if constant else carray(_vector(a[12], data), C)
     slope = scale if constant else carray(_vector(a[13], data), C)
-    n0, n1, c0, c1 = _tile(N, C, S, rows, columns)
+    n0, n1, c0, c1 = _bounds(number, N, C, S, rows, columns)
     if n0 == n1 or c0 == c1:
         return
     zero = mean.dtype.type(0)
@@ -408,14 +447,9 @@ def input_gradient(data: Any) -> None:
                     out[i] = _narrow(g * k - e - centered * f, xs[i])
 
 
-# Contraction to fused multiply-add is the same in all loops, so the sign of y is found again in the backward pass. Sums
-# may be reordered, which lets them be vectorized. NaN and infinity are respected.
-_ELEMENTWISE = {"fastmath": {"contract", "nsz"}, "error_model": "numpy"}
-_SUM = {"fastmath": {"contract", "nsz", "reassoc"}, "error_model": "numpy"}
-_LOOPS: list[tuple[Any, dict[str, Any]]] = [
-    (moments, _SUM),
-    (merged_moments, _SUM),
-    (normalize, _ELEMENTWISE),
-    (gradient_sums, _SUM),
-    (input_gradient, _ELEMENTWISE),
-]
+def merged_moments(data: Any) -> None:
+    """Merge the tiles of `moments`; for one thread."""
+    _merged_moments(data)
+
+
+_LOOPS = (moments, merged_moments, normalize, gradient_sums, input_gradient)

@@ -1,5 +1,6 @@
 """Which kernel is chosen: the compiled one if it can be used, the reference for everything else, silently."""
 
+import os
 import subprocess
 import sys
 
@@ -80,3 +81,24 @@ def test_a_cache_that_cannot_be_written(tmp_path: object) -> None:
         env={"PATH": "", "HOME": "/nonexistent", "NUMBA_CACHE_DIR": "/proc/nowhere"},
     )
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+
+
+@pytest.mark.parametrize("variables", [{"OMP_THREAD_LIMIT": "2"}, {"OMP_DYNAMIC": "true"}], ids=str)
+def test_fewer_threads_than_asked_for(variables: dict[str, str]) -> None:
+    """All of the input is processed, however many threads OpenMP grants."""
+    code = """
+import torch
+from labml_bn.norm.kernels import cpu, reference
+torch.set_num_threads(4)
+x, ones = torch.randn(64, 20, 24, 24), torch.ones(20)
+for layout in (torch.contiguous_format, torch.channels_last):
+    x = x.contiguous(memory_format=layout)
+    torch.testing.assert_close(cpu.moments(x), reference.moments(x))
+    torch.testing.assert_close(cpu.normalize(x, ones, ones, None, None), x - 1)
+    torch.testing.assert_close(
+        cpu.gradient_sums(x, x, ones, ones, None, None), reference.gradient_sums(x, x, ones, ones, None, None),
+        rtol=1e-4, atol=1e-2,
+    )
+    torch.testing.assert_close(cpu.input_gradient(x, x, ones, ones, None, None, ones, ones), x - 1 - (x - 1))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, **variables})
