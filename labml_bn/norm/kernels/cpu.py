@@ -105,11 +105,20 @@ def _dense(x: Tensor) -> tuple[Tensor, tuple[int, int, int, int, int, int]]:
     else:
         return _dense(x.contiguous())
     threads = torch.get_num_threads() if x.numel() > ONE_THREAD else 1
-    # Tiles of all channels need their sums merged, tiles of a few channels do not. But with the channels innermost, a
-    # tile of few channels uses only a part of each row.
-    by_channels = channels >= 2 * threads if positions > 1 else channels >= 16 * threads and n < 1024
-    rows, columns = (1, threads) if by_channels else (threads, 1)
-    return x, (n, channels, positions, threads, rows, columns)
+    return x, (n, channels, positions, threads, *_grid(n, channels, positions, threads))
+
+
+def _grid(n: int, channels: int, positions: int, threads: int) -> tuple[int, int]:
+    """The number of rows and columns of tiles, none of them empty.
+
+    Tiles of all channels need their sums merged, tiles of a few channels do not. But with the channels innermost, a
+    tile of few channels uses only a part of each row.
+    """
+    if positions > 1 and (channels >= 2 * threads or n < threads):
+        return 1, min(threads, channels)
+    if positions == 1 and channels >= 16 * threads and n < 1024:
+        return 1, threads
+    return min(threads, max(n, 1)), 1
 
 
 def _is_channels_last(x: Tensor) -> bool:

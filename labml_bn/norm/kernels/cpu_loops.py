@@ -10,7 +10,8 @@ function once per thread, with a pointer to the arguments. The work is a grid of
 by a range of channels each. Thread t of T computes the tiles t, t + T, t + 2T, …: there may be fewer threads than asked
 for, if a limit or dynamic adjustment is set in the environment.
 
-**Accuracy.** All sums are accumulated in float64. The variance is never computed as E[x²] − E[x]²: within a block of
+**Accuracy.** Sums are accumulated in float64; those of the backward pass after at most a block of values per lane, in
+the dtype of the arithmetic. The variance is never computed as E[x²] − E[x]²: within a block of
 values it is gathered from differences to the block's first value, and blocks are merged by the formula of Chan, Golub &
 LeVeque 1979. As the first value is one of the data, the squared difference of the mean from it is at most the block's
 size times its variance, so at most that factor of float64's precision is lost.
@@ -36,8 +37,7 @@ STORAGE = {
     torch.float16: types.int16,
 }
 
-#: So many values per lane are added up in the dtype of the arithmetic, then in float64. With the channels innermost a
-#: value of the run is a lane; else there are at least 16 lanes to a block.
+#: Values of a block: per lane with the channels innermost, where each value of a run is a lane; else of all lanes.
 BLOCK = 32
 LONG_BLOCK = 1024
 
@@ -214,8 +214,6 @@ def _moments(data: Any, number: int) -> None:
     x, parts = carray(_values(a[5], data), N * C * S), carray(_sums(a[6]), rows * 2 * C)
     like = carray(_vector(a[5], data), 1)
     n0, n1, c0, c1 = _bounds(number, N, C, S, rows, columns)
-    if n0 == n1 or c0 == c1:
-        return
     part = parts[number // columns * 2 * C :]
     mean, squares = part[:C], part[C : 2 * C]
     mean[c0:c1] = 0.0
@@ -303,8 +301,6 @@ def _normalize(data: Any, number: int) -> None:
     x, y = carray(_values(a[6], data), N * C * S), carray(_values(a[7], data), N * C * S)
     mean, scale, bias = carray(_vector(a[8], data), C), carray(_vector(a[9], data), C), carray(_vector(a[10], data), C)
     n0, n1, c0, c1 = _bounds(number, N, C, S, rows, columns)
-    if n0 == n1 or c0 == c1:
-        return
     zero = mean.dtype.type(0)
     low = zero if relu else mean.dtype.type(-np.inf)
     if S == 1:
@@ -347,8 +343,6 @@ def _gradient_sums(data: Any, number: int) -> None:
     sum1, sum2 = part[:C], part[C : 2 * C]
     sum1[c0:c1] = 0.0
     sum2[c0:c1] = 0.0
-    if n0 == n1 or c0 == c1:
-        return
     zero = mean.dtype.type(0)
     if S == 1:
         length = _run_length(C, columns, c0, c1)
@@ -408,8 +402,6 @@ def _input_gradient(data: Any, number: int) -> None:
     shift = scale if constant else carray(_vector(a[12], data), C)
     slope = scale if constant else carray(_vector(a[13], data), C)
     n0, n1, c0, c1 = _bounds(number, N, C, S, rows, columns)
-    if n0 == n1 or c0 == c1:
-        return
     zero = mean.dtype.type(0)
     if S == 1:
         length = _run_length(C, columns, c0, c1)

@@ -11,12 +11,16 @@ from labml_bn.norm.kernels import cpu, reference
 
 KERNELS = [reference, cpu]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
-#: The last ones are processed by several threads: by rows and by channels, in both layouts.
-SHAPES = [
-    *[(6, 3), (1, 3, 5), (4, 1), (4, 3, 5, 2), (2, 3, 2, 4, 3), (3, 5, 1, 1), (70, 17)],
-    *[(40, 20, 9, 9), (3, 2, 60, 60), (64, 500), (2100, 33)],
+SMALL = [(6, 3), (1, 3, 5), (4, 1), (4, 3, 5, 2), (2, 3, 2, 4, 3), (3, 5, 1, 1), (70, 17)]
+#: Processed by several threads: by rows and by channels, in both layouts; also fewer rows or channels than threads.
+LARGE = [(40, 20, 9, 9), (2, 3, 60, 60), (1, 5, 70, 70), (64, 500), (2100, 33)]
+#: A case with each dtype, layout, set of vectors and ReLU for a small shape; fewer for the large ones.
+CASES = [
+    *[(shape, dtype, layout) for shape in SMALL for dtype in DTYPES for layout in ("contiguous", "channels_last")],
+    *[(shape, torch.float32, layout) for shape in SMALL for layout in ("transposed", "strided")],
+    *[(shape, torch.float32, layout) for shape in LARGE for layout in ("contiguous", "channels_last")],
+    *[(shape, dtype, "contiguous") for shape in LARGE for dtype in (torch.float64, torch.bfloat16)],
 ]
-LAYOUTS = ["contiguous", "channels_last", "transposed", "strided"]
 
 
 @pytest.fixture(params=KERNELS, ids=lambda kernel: kernel.__name__.rpartition(".")[2])
@@ -29,7 +33,7 @@ def kernel(request: pytest.FixtureRequest) -> ModuleType:
 def _threads() -> Any:
     """Several threads, even if the tests run with one."""
     before = torch.get_num_threads()
-    torch.set_num_threads(3)
+    torch.set_num_threads(4)
     yield
     torch.set_num_threads(before)
 
@@ -96,9 +100,7 @@ class Case:
         return self.mean, self.inv_std, self.weight, self.bias
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("shape", "dtype", "layout"), CASES, ids=str)
 def test_moments(kernel: ModuleType, shape: tuple[int, ...], dtype: torch.dtype, layout: str) -> None:
     x = random(shape, dtype, mean=1.0)
     mean, var = kernel.moments(in_layout(x, layout))
@@ -135,11 +137,8 @@ def test_moments_accumulate_in_float32(kernel: ModuleType, dtype: torch.dtype) -
     torch.testing.assert_close((mean, var), (torch.ones(1), torch.zeros(1)))
 
 
-@pytest.mark.parametrize("relu", [False, True])
-@pytest.mark.parametrize("affine", [True, False])
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(("affine", "relu"), [(True, False), (True, True), (False, False)])
+@pytest.mark.parametrize(("shape", "dtype", "layout"), CASES, ids=str)
 def test_element_by_element_and_sums(
     kernel: ModuleType, shape: tuple[int, ...], dtype: torch.dtype, layout: str, affine: bool, relu: bool
 ) -> None:
