@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from labml_bn.cli.errors import UsageError
+from labml_bn.cli.errors import UsageError, reason
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ def _from_file(path: Path) -> dict[str, Any]:
     except OSError as error:
         names = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml")))
         hint = "" if path.suffix in {".yaml", ".yml"} else f" (settings are written key=value; configs: {names})"
-        raise UsageError(f"cannot read the config file {path}: {error.strerror}{hint}") from error
+        raise UsageError(f"cannot read the config file {path}: {reason(error)}{hint}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not a text file") from error
     except yaml.MarkedYAMLError as error:

@@ -61,7 +61,10 @@ def launch(loop: int, threads: int, *arguments: int) -> None:
 def compiled(dtype: torch.dtype) -> dict[str, int]:
     """The addresses of the loops for inputs of this dtype, by name. Compiled once, then cached on the disk."""
     signature = types.void(types.CPointer(STORAGE[dtype]))
-    loops = {loop.__name__: numba.cfunc(signature, cache=True)(loop) for loop in _LOOPS}
+    try:
+        loops = {loop.__name__: numba.cfunc(signature, cache=True)(loop) for loop in _LOOPS}
+    except RuntimeError:  # neither beside this file nor in the user's home can a file be written
+        loops = {loop.__name__: numba.cfunc(signature)(loop) for loop in _LOOPS}
     _kept.append(loops)
     return {name: loop.address for name, loop in loops.items()}
 

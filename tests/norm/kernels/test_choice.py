@@ -71,16 +71,20 @@ print(*[str(warning.message) for warning in caught], sep="\\n")
     assert done.stderr == ""
 
 
-def test_a_cache_that_cannot_be_written(tmp_path: object) -> None:
-    code = "import torch, labml_bn; labml_bn.BatchNorm(3)(torch.randn(4, 3)).sum().backward(); print('done')"
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={"PATH": "", "HOME": "/nonexistent", "NUMBA_CACHE_DIR": "/proc/nowhere"},
-    )
-    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+def test_a_cache_that_cannot_be_written() -> None:
+    """Numba finds no folder for its cache; the loops are compiled without it."""
+    code = """
+import numba.core.caching
+numba.core.caching.CompileResultCacheImpl._locator_classes = []
+import torch, labml_bn
+from labml_bn.norm import kernels
+layer, x = labml_bn.BatchNorm(3), torch.randn(4, 3)
+layer(x).sum().backward()
+torch.testing.assert_close(layer.running_mean, 0.1 * x.mean(0))
+print(kernels.choose.__name__)
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "choose\n"), done.stderr
 
 
 @pytest.mark.parametrize("variables", [{"OMP_THREAD_LIMIT": "2"}, {"OMP_DYNAMIC": "true"}], ids=str)
