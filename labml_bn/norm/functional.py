@@ -115,6 +115,10 @@ def normalize_with(
     forward pass, even if the running statistics have been updated since. `relu` is that of `batch_norm`. Returns y in
     the shape and dtype of x.
     """
+    if not torch.is_grad_enabled():
+        inv_std = torch.rsqrt(widen(var) + eps)
+        result: Tensor = kernels.choose(x).normalize(x, widen(mean), inv_std, weight, bias, relu)
+        return result
     with torch.no_grad():
         mean, inv_std = widen(mean).clone(), torch.rsqrt(widen(var) + eps)
     y: Tensor = apply(FixedStatisticsNorm, x, mean, inv_std, weight, bias, relu)
