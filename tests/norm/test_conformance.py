@@ -153,7 +153,7 @@ def test_export_in_training_mode() -> None:
 
 
 def test_vmap_over_an_ensemble() -> None:
-    """Networks stacked along a new dimension give the same gradients and buffers as each network by itself."""
+    """Networks stacked along a new dimension give the same gradients and buffers as each network alone."""
     models = [nn.Sequential(nn.Linear(6, 3), BatchNorm(3)).double() for _ in range(4)]
     for model in models:
         nn.init.normal_(model.get_parameter("1.weight"))

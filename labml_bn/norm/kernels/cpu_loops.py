@@ -41,7 +41,7 @@ STORAGE = {
 BLOCK = 32
 LONG_BLOCK = 1024
 
-# A lookup in the library finds the symbols of those that it was linked with, OpenMP among them. Where there is none, as
+# A lookup in the library finds the symbols of those that it was linked with, OpenMP among them. If there is none, as
 # in builds with another OpenMP, the AttributeError tells `kernels/__init__.py` that this kernel is not available.
 _torch = ctypes.CDLL(str(next(Path(torch.__file__).parent.glob("lib/libtorch_cpu.*"))))
 _parallel = _torch.GOMP_parallel
