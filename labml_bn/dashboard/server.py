@@ -14,7 +14,6 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
 
 import uvicorn
 from fastapi import FastAPI, Request, Response
@@ -69,14 +68,22 @@ def serve(listener: socket.socket, logs: Path, transaction: Transaction, opened:
     port = listener.getsockname()[1]
     url, token = f"http://{HOST}:{port}", secrets.token_hex(8)
     app = make_app(port, transaction, token)
-    signal.signal(signal.SIGTERM, _terminated)  # uvicorn shuts down at a signal, and then raises it again
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False))
+    interrupts: list[KeyboardInterrupt] = []
+
+    def end(number: int, frame: FrameType | None) -> None:
+        # Not raised here: Python ignores an exception that a signal raises within a weak reference's callback.
+        interrupts.append(Terminated() if number == signal.SIGTERM else KeyboardInterrupt())
+        server.should_exit = True
+
+    # uvicorn's own handlers are in place while it runs. It raises the signal again when it has shut down.
+    signal.signal(signal.SIGINT, end)
+    signal.signal(signal.SIGTERM, end)
     with announced(logs, url, token), Follower(logs, transaction):
         opened(url)
-        uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False)).run(sockets=[listener])
-
-
-def _terminated(number: int, frame: FrameType | None) -> NoReturn:
-    raise Terminated
+        server.run(sockets=[listener])
+    if interrupts:
+        raise interrupts[0]
 
 
 def make_app(port: int, transaction: Transaction, token: str) -> FastAPI:

@@ -2,7 +2,11 @@
 
 import signal
 import socket
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 from tests.dashboard.conftest import Start
 
@@ -108,3 +112,39 @@ def test_sigterm(work: Path, start: Start) -> None:
         _, errors = dashboard.process.communicate(timeout=20)
         assert (dashboard.process.returncode, errors) == (143, "interrupted\n")
         assert not (work / "logs" / "dashboard.address").exists()
+
+
+#: A dashboard that gets a signal at once, in a weak reference's callback, where Python ignores exceptions.
+SIGNALLED = """
+import os, sys, weakref
+from pathlib import Path
+from labml_bn.cli.command import run_command
+from labml_bn.dashboard import database, server
+
+class Referent: pass
+
+def signalled(reference):
+    os.kill(os.getpid(), int(sys.argv[1]))
+    sum(range(10))
+
+def opened(url):
+    referent = Referent()
+    reference = weakref.ref(referent, signalled)
+    del referent
+
+def main():
+    logs = Path("logs")
+    logs.mkdir()
+    transaction, _ = database.open_with_runs(logs, restore=False)
+    server.serve(server.listen(0), logs, transaction, opened)
+
+run_command(main)
+"""
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_before_the_server_runs(number: int, status: int, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SIGNALLED, str(int(number))]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (status, "interrupted\n")
+    assert not (tmp_path / "logs" / "dashboard.address").exists()
