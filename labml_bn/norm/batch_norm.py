@@ -126,7 +126,10 @@ class BatchNorm(_BatchNorm):
         if self.unbiased:
             var = var * (count / (count - 1))
         for running, current in ((running_mean, mean), (running_var, var)):
-            running.copy_(torch.lerp(running.to(current.dtype), current, momentum))
+            if running.dtype == current.dtype and not torch._C._are_functorch_transforms_active():
+                running.lerp_(current, momentum)
+            else:  # `lerp_` would round to the narrower dtype twice, and cannot be vectorized by vmap
+                running.copy_(torch.lerp(running.to(current.dtype), current, momentum))
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() < 2:

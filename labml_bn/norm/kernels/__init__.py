@@ -41,15 +41,21 @@ def choose(*tensors: Tensor) -> ModuleType:
     return kernel if kernel is not None and kernel.is_supported(tensors[0]) else reference
 
 
+def is_fused(kernel: ModuleType) -> bool:
+    """Whether a kernel also has `forward`, `backward` and `inference`: all operations of a pass in one call."""
+    return hasattr(kernel, "forward")
+
+
 def _is_observed(tensors: tuple[Tensor, ...]) -> bool:
-    return (
-        torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._get_tracing_state() is not None
-        or any(
-            type(tensor) not in (Tensor, Parameter) or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-            for tensor in tensors
-        )
-    )
+    if torch._C._len_torch_dispatch_stack() > 0 or torch._C._get_tracing_state() is not None:
+        return True
+    for tensor in tensors:
+        if type(tensor) not in _PLAIN or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
+            return True
+    return False
+
+
+_PLAIN = (Tensor, Parameter)
 
 
 @functools.cache

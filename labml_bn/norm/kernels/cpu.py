@@ -25,14 +25,9 @@ def is_supported(x: Tensor) -> bool:
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """As `reference.moments`."""
-    x, sizes = _dense(x)
-    n, channels, positions, threads, rows, columns = sizes
-    loops = _compiled(x.dtype)
-    parts = torch.empty(rows * 2 * channels, dtype=torch.float64)
-    mean, var = torch.empty(2, channels, dtype=_arithmetic(x)).unbind()
-    launch(loops["moments"], threads, n, channels, positions, rows, columns, x.data_ptr(), parts.data_ptr())
-    addresses = (parts.data_ptr(), mean.data_ptr(), var.data_ptr())
-    launch(loops["merged_moments"], 1, n, channels, positions, rows, *addresses)
+    x, threads, sizes = _dense(x)
+    mean, var = _new_vector(x), _new_vector(x)
+    launch(_compiled(x.dtype)["moments"], threads, sizes, x, mean, var=var)
     return mean, var
 
 
@@ -40,13 +35,31 @@ def normalize(
     x: Tensor, mean: Tensor, inv_std: Tensor, weight: Tensor | None, bias: Tensor | None, relu: bool = False
 ) -> Tensor:
     """As `reference.normalize`."""
-    x, sizes = _dense(x)
-    n, channels, positions, threads, rows, columns = sizes
-    vectors = _vectors(x, mean, inv_std, weight, bias)
-    y = torch.empty_like(x)
-    addresses = (x.data_ptr(), y.data_ptr(), *[vector.data_ptr() for vector in vectors])
-    launch(_compiled(x.dtype)["normalize"], threads, n, channels, positions, rows, columns, relu, *addresses)
+    x, threads, sizes = _dense(x)
+    vectors, y = _vectors(x, mean, inv_std, weight, bias), torch.empty_like(x)
+    launch(_compiled(x.dtype)["normalize"], threads, sizes, x, *vectors, relu=relu, out=y)
     return y
+
+
+def inference(
+    x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, relu: bool = False
+) -> Tensor:
+    """`normalize` with the variance instead of `inv_std`."""
+    x, threads, sizes = _dense(x)
+    vectors, y = _vectors(x, mean, None, weight, bias), torch.empty_like(x)
+    launch(_compiled(x.dtype)["normalize"], threads, sizes, x, *vectors, relu=relu, out=y, var=_as(var, x), eps=eps)
+    return y
+
+
+def forward(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, relu: bool = False
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`moments` and `normalize` at once. Returns (y, mean, var, inv_std)."""
+    x, threads, sizes = _dense(x)
+    y, mean, var, inv_std = torch.empty_like(x), _new_vector(x), _new_vector(x), _new_vector(x)
+    vectors = _vectors(x, mean, inv_std, weight, bias)
+    launch(_compiled(x.dtype)["forward"], threads, sizes, x, *vectors, relu=relu, out=y, var=var, eps=eps)
+    return y, mean, var, inv_std
 
 
 def gradient_sums(
@@ -59,15 +72,10 @@ def gradient_sums(
     relu: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """As `reference.gradient_sums`."""
-    x, sizes = _dense(x)
-    dy = _like(dy, x)
-    n, channels, positions, threads, rows, columns = sizes
-    vectors = _vectors(x, mean, inv_std, weight, bias)
-    parts = torch.empty(rows, 2, channels, dtype=torch.float64)
-    addresses = (x.data_ptr(), dy.data_ptr(), *[vector.data_ptr() for vector in vectors], parts.data_ptr())
-    launch(_compiled(x.dtype)["gradient_sums"], threads, n, channels, positions, rows, columns, relu, *addresses)
-    sum_dy, sum_dy_centered = parts.sum(0).to(mean.dtype)
-    return sum_dy, sum_dy_centered * inv_std
+    x, threads, sizes = _dense(x)
+    vectors, sums = _vectors(x, mean, inv_std, weight, bias), (_new_vector(x), _new_vector(x))
+    launch(_compiled(x.dtype)["gradient_sums"], threads, sizes, x, *vectors, relu=relu, dy=_like(dy, x), sums=sums)
+    return sums
 
 
 def input_gradient(
@@ -82,21 +90,33 @@ def input_gradient(
     relu: bool = False,
 ) -> Tensor:
     """As `reference.input_gradient`."""
-    x, sizes = _dense(x)
-    dy = _like(dy, x)
-    n, channels, positions, threads, rows, columns = sizes
-    vectors = _vectors(x, mean, inv_std, weight, bias)
-    shift = slope = None
-    if mean_dy is not None and mean_dy_xhat is not None:
-        shift, slope = vectors[1] * mean_dy, vectors[1] * inv_std * mean_dy_xhat
-    dx = torch.empty_like(x)
-    pointers = [tensor.data_ptr() if tensor is not None else 0 for tensor in (x, dy, dx, *vectors, shift, slope)]
-    launch(_compiled(x.dtype)["input_gradient"], threads, n, channels, positions, rows, columns, relu, *pointers)
+    x, threads, sizes = _dense(x)
+    vectors, dx = _vectors(x, mean, inv_std, weight, bias), torch.empty_like(x)
+    sums = _as(mean_dy, x), _as(mean_dy_xhat, x)
+    loop = _compiled(x.dtype)["input_gradient"]
+    launch(loop, threads, sizes, x, *vectors, relu=relu, dy=_like(dy, x), out=dx, sums=sums)
     return dx
 
 
-def _dense(x: Tensor) -> tuple[Tensor, tuple[int, int, int, int, int, int]]:
-    """x without gaps between its values, and the sizes that the loops need: N, C, S, threads, rows, columns."""
+def backward(
+    dy: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    inv_std: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    relu: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`gradient_sums` and `input_gradient` at once. Returns (dx, sum of dy, sum of dy · x̂)."""
+    x, threads, sizes = _dense(x)
+    vectors, dx, sums = _vectors(x, mean, inv_std, weight, bias), torch.empty_like(x), (_new_vector(x), _new_vector(x))
+    loop, m = _compiled(x.dtype)["backward"], x.numel() // x.shape[1]
+    launch(loop, threads, sizes, x, *vectors, relu=relu, dy=_like(dy, x), out=dx, sums=sums, factor=1 / m)
+    return dx, *sums
+
+
+def _dense(x: Tensor) -> tuple[Tensor, int, tuple[int, int, int, int, int]]:
+    """x without gaps between its values, the number of threads, and the sizes N, C, S, rows, columns."""
     channels = x.shape[1]
     if x.is_contiguous():
         n, positions = x.shape[0], x.numel() // max(1, x.shape[0] * channels)
@@ -105,7 +125,7 @@ def _dense(x: Tensor) -> tuple[Tensor, tuple[int, int, int, int, int, int]]:
     else:
         return _dense(x.contiguous())
     threads = torch.get_num_threads() if x.numel() > ONE_THREAD else 1
-    return x, (n, channels, positions, threads, *_grid(n, channels, positions, threads))
+    return x, threads, (n, channels, positions, *_grid(n, channels, positions, threads))
 
 
 def _grid(n: int, channels: int, positions: int, threads: int) -> tuple[int, int]:
@@ -135,17 +155,21 @@ def _like(dy: Tensor, x: Tensor) -> Tensor:
 
 
 def _vectors(
-    x: Tensor, mean: Tensor, inv_std: Tensor, weight: Tensor | None, bias: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, scale and bias, contiguous and in the dtype of the arithmetic."""
-    dtype = _arithmetic(x)
-    scale = inv_std if weight is None else inv_std * weight
-    bias = torch.zeros_like(mean) if bias is None else bias
-    return _as(mean, dtype), _as(scale, dtype), _as(bias, dtype)
+    x: Tensor, mean: Tensor, inv_std: Tensor | None, weight: Tensor | None, bias: Tensor | None
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """The per-channel vectors as the loops read them."""
+    return _as(mean, x), _as(inv_std, x), _as(weight, x), _as(bias, x)
 
 
-def _as(vector: Tensor, dtype: torch.dtype) -> Tensor:
-    return vector if vector.dtype == dtype and vector.is_contiguous() else vector.to(dtype).contiguous()
+def _as(vector: Tensor | None, x: Tensor) -> Tensor | None:
+    """The vector contiguous, and in the dtype of the arithmetic for x."""
+    if vector is None or (vector.dtype == x.dtype == torch.float32 and vector.is_contiguous()):
+        return vector
+    return vector.to(_arithmetic(x)).contiguous()
+
+
+def _new_vector(x: Tensor) -> Tensor:
+    return torch.empty(x.shape[1], dtype=_arithmetic(x))
 
 
 def _arithmetic(x: Tensor) -> torch.dtype:

@@ -7,8 +7,9 @@ or channels_last) S is 1, and N counts batch · positions.
 **Threads.** Numba's own thread pool would compete with PyTorch's for the cores: idle threads of both spin while they
 wait for work. So the loops run on the threads that PyTorch has: `GOMP_parallel` of its OpenMP library calls a compiled
 function once per thread, with a pointer to the arguments. The work is a grid of `rows` × `columns` tiles, a range of n
-by a range of channels each. Thread t of T computes the tiles t, t + T, t + 2T, …: there may be fewer threads than asked
-for, if a limit or dynamic adjustment is set in the environment.
+by a range of channels each; at least one of the two numbers is 1. Thread t of T computes the tiles t, t + T, t + 2T, …:
+there may be fewer threads than asked for, if a limit or dynamic adjustment is set in the environment. Threads wait for
+each other only if there are several rows, whose sums must be merged. Tiles of a few channels are independent.
 
 **Accuracy.** Sums are accumulated in float64; those of the backward pass after at most a block of values per lane, in
 the dtype of the arithmetic. The variance is never computed as E[x²] − E[x]²: within a block of
@@ -18,6 +19,7 @@ size times its variance, so at most that factor of float64's precision is lost.
 """
 
 import ctypes
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,7 @@ import torch
 from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic
+from torch import Tensor
 
 #: PyTorch's types as Numba reads them. Half precision is read as its bits, in integers that differ by their sign.
 STORAGE = {
@@ -45,17 +48,52 @@ LONG_BLOCK = 1024
 # in builds with another OpenMP, the AttributeError tells `kernels/__init__.py` that this kernel is not available.
 _torch = ctypes.CDLL(str(next(Path(torch.__file__).parent.glob("lib/libtorch_cpu.*"))))
 _parallel = _torch.GOMP_parallel
-_parallel.argtypes, _parallel.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint], None
-for _name in ("omp_get_thread_num", "omp_get_num_threads"):  # found by name, so that compiled code can be cached
+_parallel.argtypes, _parallel.restype = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint, ctypes.c_uint], None
+for _name in (
+    "omp_get_thread_num",
+    "omp_get_num_threads",
+    "GOMP_barrier",
+):  # found by name, so that compiled code can be cached
     _address: Any = ctypes.cast(getattr(_torch, _name), ctypes.c_void_p).value
     llvmlite.binding.add_symbol(_name, _address)
 _thread_number = types.ExternalFunction("omp_get_thread_num", types.int32())
 _thread_count = types.ExternalFunction("omp_get_num_threads", types.int32())
+_barrier = types.ExternalFunction("GOMP_barrier", types.void())
+
+#: The arguments of a loop, each of 8 bytes: sizes, addresses (0 for None), and two numbers in float64.
+N, C, S, ROWS, COLUMNS, RELU, *_ADDRESSES, EPS, FACTOR = range(19)
+X, DY, OUT, MEAN, VAR, INV_STD, WEIGHT, BIAS, SUM_DY, SUM_DY_XHAT, PARTS = _ADDRESSES
+_pack = struct.Struct("17q2d").pack
 
 
-def launch(loop: int, threads: int, *arguments: int) -> None:
-    """Call the compiled loop at this address on so many of PyTorch's threads."""
-    _parallel(loop, (ctypes.c_int64 * len(arguments))(*arguments), threads, 0)
+def launch(
+    loop: int,
+    threads: int,
+    sizes: tuple[int, int, int, int, int],
+    x: Tensor,
+    mean: Tensor | None,
+    inv_std: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    *,
+    relu: bool = False,
+    dy: Tensor | None = None,
+    out: Tensor | None = None,
+    var: Tensor | None = None,
+    sums: tuple[Tensor | None, Tensor | None] = (None, None),
+    eps: float = 0.0,
+    factor: float = 1.0,
+) -> None:
+    """Call the compiled loop at this address on so many of PyTorch's threads.
+
+    `sizes` are N, C, S, rows, columns. All tensors are dense: x, dy and out in the same dtype and memory layout, the
+    per-channel vectors in the dtype of the arithmetic. `sums` are the sums of dy and of dy · x̂, and `factor` is what
+    makes them means.
+    """
+    parts = torch.empty(2 * sizes[1] * sizes[3], dtype=torch.float64)  # two sums per channel and row of tiles
+    tensors = (x, dy, out, mean, var, inv_std, weight, bias, *sums, parts)
+    addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
+    _parallel(loop, _pack(*sizes, relu, *addresses, eps, factor), threads, 0)
 
 
 def compiled(dtype: torch.dtype) -> dict[str, int]:
@@ -72,7 +110,7 @@ def compiled(dtype: torch.dtype) -> dict[str, int]:
 _kept: list[Any] = []  # the code lives as long as these objects
 
 
-# What follows is compiled. `data` is a pointer to the arguments, which are integers; its type is that of the input.
+# What follows is compiled. `data` is a pointer to the arguments; its type is that of the input.
 
 
 def _arithmetic(dtype: Any) -> Any:
@@ -111,6 +149,12 @@ def _vector(typing_context: Any, address: Any, data: Any) -> Any:
 def _sums(typing_context: Any, address: Any) -> Any:
     """A pointer to values in float64."""
     return types.CPointer(types.float64)(address), _cast(typing_context, address, types.float64)
+
+
+@numba.njit(inline="always")
+def _numbers(data: Any) -> Any:
+    """The arguments, of which some are numbers in float64."""
+    return carray(_sums(data), 19)
 
 
 @intrinsic
@@ -159,18 +203,19 @@ def _share(size: int, parts: int, number: int, multiple: int) -> tuple[int, int]
 @numba.njit(inline="always")
 def _tiles(data: Any) -> Any:
     """The numbers of the tiles that this thread computes."""
-    a = carray(_integers(data), 5)
-    return range(_thread_number(), a[3] * a[4], _thread_count())
+    a = carray(_integers(data), 19)
+    return range(_thread_number(), a[ROWS] * a[COLUMNS], _thread_count())
 
 
 @numba.njit(inline="always")
-def _bounds(number: int, N: int, C: int, S: int, rows: int, columns: int) -> tuple[int, int, int, int]:
-    """The bounds of a tile.
+def _bounds(data: Any, number: int) -> tuple[int, int, int, int]:
+    """The bounds of a tile, n0, n1, c0, c1.
 
     With the channels innermost, tiles are cut at multiples of 16, so that no two threads write to one cache line.
     """
-    n0, n1 = _share(N, rows, number // columns, 1)
-    c0, c1 = _share(C, columns, number % columns, 16 if S == 1 else 1)
+    a = carray(_integers(data), 19)
+    n0, n1 = _share(a[N], a[ROWS], number // a[COLUMNS], 1)
+    c0, c1 = _share(a[C], a[COLUMNS], number % a[COLUMNS], 16 if a[S] == 1 else 1)
     return n0, n1, c0, c1
 
 
@@ -181,53 +226,78 @@ _summing = numba.njit(fastmath={"contract", "nsz", "reassoc"}, error_model="nump
 
 
 @numba.njit(inline="always")
-def _run_length(C: int, columns: int, c0: int, c1: int) -> int:
+def _run_length(data: Any, c0: int, c1: int) -> int:
     """With the channels innermost, the loops process so many values at once.
 
     In a tile of all channels these are several rows: vector instructions take 16 values, so a run is a multiple of 16.
     """
-    if columns > 1:
+    if carray(_integers(data), 19)[COLUMNS] > 1:
         return c1 - c0
-    rows = 1
-    while rows * C % 16:
-        rows *= 2
-    return rows * C
+    length = c1 - c0
+    while length % 16:
+        length *= 2
+    return length
 
 
 @numba.njit(inline="always")
-def _repeated(vector: Any, c0: int, c1: int, length: int) -> Any:
-    """The values for channels c0 to c1 of a vector, along a run."""
+def _along(data: Any, address: int, c0: int, c1: int, length: int, default: float) -> Any:
+    """The values of a per-channel vector for channels c0 to c1, repeated along a run; `default` if it is None."""
+    vector = carray(_vector(address, data), c1)
     result = np.empty(length, vector.dtype)
-    for row in range(0, length, c1 - c0):
-        result[row : row + c1 - c0] = vector[c0:c1]
+    if address == 0:
+        result[:] = default
+    else:
+        for row in range(0, length, c1 - c0):
+            result[row : row + c1 - c0] = vector[c0:c1]
     return result
 
 
-def moments(data: Any) -> None:
-    """Compute the tiles of this thread."""
-    for number in _tiles(data):
-        _moments(data, number)
+@_elementwise
+def _affine(data: Any, c0: int, c1: int, length: int) -> Any:
+    """Mean, scale and bias along a run: y = (x − mean) · scale + bias. Without inv_std it is computed from var."""
+    a = carray(_integers(data), 19)
+    mean, bias = _along(data, a[MEAN], c0, c1, length, 0.0), _along(data, a[BIAS], c0, c1, length, 0.0)
+    scale = _along(data, a[INV_STD], c0, c1, length, 1.0)
+    if a[INV_STD] == 0:
+        var, eps = _along(data, a[VAR], c0, c1, length, 1.0), _numbers(data)[EPS]
+        for i in range(length):
+            scale[i] = 1 / np.sqrt(var[i] + eps)
+    scale *= _along(data, a[WEIGHT], c0, c1, length, 1.0)
+    return mean, scale, bias
+
+
+@_elementwise
+def _before_relu(dy: Any, centered: Any, scale: Any, bias: Any, relu: bool, zero: Any) -> Any:
+    """dy, or zero where the ReLU has cut y off."""
+    return zero if relu and not centered * scale + bias > zero else dy
+
+
+@numba.njit
+def _store(data: Any, number: int, first: Any, second: Any) -> None:
+    """Write two sums per channel of a tile to the place of its row. They are gathered in memory of its own thread."""
+    a = carray(_integers(data), 19)
+    part = carray(_sums(a[PARTS]), a[ROWS] * 2 * a[C])[number // a[COLUMNS] * 2 * a[C] :]
+    _, _, c0, c1 = _bounds(data, number)
+    part[c0:c1] = first
+    part[a[C] + c0 : a[C] + c1] = second
 
 
 @_summing
-def _moments(data: Any, number: int) -> None:
+def _tile_moments(data: Any, number: int) -> None:
     """Per row of tiles and channel: the mean, and the sum of squared differences from it."""
-    a = carray(_integers(data), 7)
-    N, C, S, rows, columns = a[0], a[1], a[2], a[3], a[4]
-    x, parts = carray(_values(a[5], data), N * C * S), carray(_sums(a[6]), rows * 2 * C)
-    like = carray(_vector(a[5], data), 1)
-    n0, n1, c0, c1 = _bounds(number, N, C, S, rows, columns)
-    part = parts[number // columns * 2 * C :]
-    mean, squares = part[:C], part[C : 2 * C]
-    mean[c0:c1] = 0.0
-    squares[c0:c1] = 0.0
+    a = carray(_integers(data), 19)
+    channels, positions = a[C], a[S]
+    x = carray(_values(a[X], data), a[N] * channels * positions)
+    like = carray(_vector(a[X], data), 1)
+    n0, n1, c0, c1 = _bounds(data, number)
+    mean, squares = np.zeros(c1 - c0), np.zeros(c1 - c0)
     count = 0.0
-    if S == 1:
-        length = _run_length(C, columns, c0, c1)
-        step = C if columns > 1 else length
+    if positions == 1:
+        length = _run_length(data, c0, c1)
+        step = channels if a[COLUMNS] > 1 else length
         first, block1, block2 = np.empty(length, like.dtype), np.empty(length), np.empty(length)
-        end = (n1 - 1) * C + c1
-        for begin in range(n0 * C + c0, end, BLOCK * step):
+        end = (n1 - 1) * channels + c1
+        for begin in range(n0 * channels + c0, end, BLOCK * step):
             stop = min(begin + BLOCK * step, end)
             for row in range(0, length, c1 - c0):
                 for c in range(c1 - c0):
@@ -240,78 +310,77 @@ def _moments(data: Any, number: int) -> None:
                     difference = np.float64(_wide(run[i]) - first[i])
                     block1[i] += difference
                     block2[i] += difference * difference
-            added = float((stop - begin + C - 1) // C)
-            for c in range(c0, c1):
+            added = float((stop - begin + channels - 1) // channels)
+            for c in range(c1 - c0):
                 sum1, sum2 = 0.0, 0.0
-                for i in range(c - c0, length, C):
+                for i in range(c, length, channels):
                     sum1 += block1[i]
                     sum2 += block2[i]
-                delta = first[c - c0] + sum1 / added - mean[c]
+                delta = first[c] + sum1 / added - mean[c]
                 squares[c] += sum2 - sum1 * sum1 / added + delta * delta * (count * added / (count + added))
                 mean[c] += delta * (added / (count + added))
             count += added
+        _store(data, number, mean, squares)
         return
-    for n in range(n0, n1):
-        for s0 in range(0, S, LONG_BLOCK):
-            added = float(min(s0 + LONG_BLOCK, S) - s0)
-            for c in range(c0, c1):
-                run = x[(n * C + c) * S + s0 : (n * C + c) * S + min(s0 + LONG_BLOCK, S)]
-                start = _wide(run[0])
+    images = max(1, LONG_BLOCK // positions)
+    for n in range(n0, n1, images):
+        last = min(n + images, n1)
+        for s0 in range(0, positions, LONG_BLOCK):
+            s1 = min(s0 + LONG_BLOCK, positions)
+            added = float((last - n) * (s1 - s0))
+            for c in range(c1 - c0):
+                start = _wide(x[(n * channels + c0 + c) * positions + s0])
                 sum1, sum2 = 0.0, 0.0
-                for i in range(len(run)):
-                    difference = np.float64(_wide(run[i]) - start)
-                    sum1 += difference
-                    sum2 += difference * difference
+                for image in range(n, last):
+                    begin = (image * channels + c0 + c) * positions
+                    run = x[begin + s0 : begin + s1]
+                    for i in range(len(run)):
+                        difference = np.float64(_wide(run[i]) - start)
+                        sum1 += difference
+                        sum2 += difference * difference
                 delta = start + sum1 / added - mean[c]
                 squares[c] += sum2 - sum1 * sum1 / added + delta * delta * (count * added / (count + added))
                 mean[c] += delta * (added / (count + added))
             count += added
+    _store(data, number, mean, squares)
 
 
 @_summing
-def _merged_moments(data: Any) -> None:
-    """The rows of `moments` merged, as mean and variance."""
-    a = carray(_integers(data), 7)
-    N, C, S, rows = a[0], a[1], a[2], a[3]
-    parts = carray(_sums(a[4]), rows * 2 * C)
-    mean, var = carray(_vector(a[5], data), C), carray(_vector(a[6], data), C)
-    means, squares = parts[:C], parts[C : 2 * C]
-    count = float(_share(N, rows, 0, 1)[1] * S)
-    for row in range(1, rows):
-        n0, n1 = _share(N, rows, row, 1)
-        added = float((n1 - n0) * S)
-        part = parts[row * 2 * C : row * 2 * C + 2 * C]
-        for c in range(C):
-            delta = part[c] - means[c]
-            squares[c] += part[C + c] + delta * delta * (count * added / (count + added))
-            means[c] += delta * (added / (count + added))
-        count += added
-    for c in range(C):
-        mean[c], var[c] = means[c], squares[c] / count
-
-
-def normalize(data: Any) -> None:
-    """Compute the tiles of this thread."""
-    for number in _tiles(data):
-        _normalize(data, number)
+def _merge_moments(data: Any, c0: int, c1: int) -> None:
+    """The rows of tiles merged, for channels c0 to c1: mean, variance, and 1 / sqrt(variance + eps)."""
+    a = carray(_integers(data), 19)
+    channels, rows, positions = a[C], a[ROWS], a[S]
+    parts = carray(_sums(a[PARTS]), rows * 2 * channels)
+    mean, var = carray(_vector(a[MEAN], data), channels), carray(_vector(a[VAR], data), channels)
+    inv_std, eps = carray(_vector(a[INV_STD], data), channels), _numbers(data)[EPS]
+    for c in range(c0, c1):
+        merged, squares = parts[c], parts[channels + c]
+        count = float(_share(a[N], rows, 0, 1)[1] * positions)
+        for row in range(1, rows):
+            n0, n1 = _share(a[N], rows, row, 1)
+            added = float((n1 - n0) * positions)
+            delta = parts[row * 2 * channels + c] - merged
+            squares += parts[row * 2 * channels + channels + c] + delta * delta * (count * added / (count + added))
+            merged += delta * (added / (count + added))
+            count += added
+        mean[c], var[c] = merged, squares / count
+        if a[INV_STD] != 0:
+            inv_std[c] = 1 / np.sqrt(var[c] + eps)
 
 
 @_elementwise
-def _normalize(data: Any, number: int) -> None:
+def _tile_normalized(data: Any, number: int) -> None:
     """y, with or without the ReLU."""
-    a = carray(_integers(data), 11)
-    N, C, S, rows, columns, relu = a[0], a[1], a[2], a[3], a[4], a[5]
-    x, y = carray(_values(a[6], data), N * C * S), carray(_values(a[7], data), N * C * S)
-    mean, scale, bias = carray(_vector(a[8], data), C), carray(_vector(a[9], data), C), carray(_vector(a[10], data), C)
-    n0, n1, c0, c1 = _bounds(number, N, C, S, rows, columns)
-    zero = mean.dtype.type(0)
-    low = zero if relu else mean.dtype.type(-np.inf)
-    if S == 1:
-        length = _run_length(C, columns, c0, c1)
-        mean, scale = _repeated(mean, c0, c1, length), _repeated(scale, c0, c1, length)
-        bias = _repeated(bias, c0, c1, length)
-        end = (n1 - 1) * C + c1
-        for start in range(n0 * C + c0, end, C if columns > 1 else length):
+    a = carray(_integers(data), 19)
+    channels, positions, size = a[C], a[S], a[N] * a[C] * a[S]
+    x, y = carray(_values(a[X], data), size), carray(_values(a[OUT], data), size)
+    n0, n1, c0, c1 = _bounds(data, number)
+    length = _run_length(data, c0, c1) if positions == 1 else c1 - c0
+    mean, scale, bias = _affine(data, c0, c1, length)
+    low = mean.dtype.type(0 if a[RELU] else -np.inf)
+    if positions == 1:
+        end = (n1 - 1) * channels + c1
+        for start in range(n0 * channels + c0, end, channels if a[COLUMNS] > 1 else length):
             xs, ys = x[start : min(start + length, end)], y[start : min(start + length, end)]
             for i in range(len(xs)):
                 value = (_wide(xs[i]) - mean[i]) * scale[i] + bias[i]
@@ -319,132 +388,198 @@ def _normalize(data: Any, number: int) -> None:
         return
     for n in range(n0, n1):
         for c in range(c0, c1):
-            start = (n * C + c) * S
-            xs, ys = x[start : start + S], y[start : start + S]
-            m, k, b = mean[c], scale[c], bias[c]
-            for i in range(S):
+            start = (n * channels + c) * positions
+            xs, ys = x[start : start + positions], y[start : start + positions]
+            m, k, b = mean[c - c0], scale[c - c0], bias[c - c0]
+            for i in range(len(xs)):
                 value = (_wide(xs[i]) - m) * k + b
                 ys[i] = _narrow(low if value < low else value, xs[i])
 
 
-def gradient_sums(data: Any) -> None:
-    """Compute the tiles of this thread."""
-    for number in _tiles(data):
-        _gradient_sums(data, number)
-
-
 @_summing
-def _gradient_sums(data: Any, number: int) -> None:
+def _tile_gradient_sums(data: Any, number: int) -> None:
     """Per row of tiles and channel: the sums of g and of g · (x − mean), where g is dy before the ReLU, if any."""
-    a = carray(_integers(data), 12)
-    N, C, S, rows, columns, relu = a[0], a[1], a[2], a[3], a[4], a[5]
-    x, dy = carray(_values(a[6], data), N * C * S), carray(_values(a[7], data), N * C * S)
-    mean, scale, bias = carray(_vector(a[8], data), C), carray(_vector(a[9], data), C), carray(_vector(a[10], data), C)
-    parts = carray(_sums(a[11]), rows * 2 * C)
-    n0, n1, c0, c1 = _bounds(number, N, C, S, rows, columns)
-    part = parts[number // columns * 2 * C :]
-    sum1, sum2 = part[:C], part[C : 2 * C]
-    sum1[c0:c1] = 0.0
-    sum2[c0:c1] = 0.0
+    a = carray(_integers(data), 19)
+    channels, positions, size, relu = a[C], a[S], a[N] * a[C] * a[S], a[RELU] != 0
+    x, dy = carray(_values(a[X], data), size), carray(_values(a[DY], data), size)
+    n0, n1, c0, c1 = _bounds(data, number)
+    sum1, sum2 = np.zeros(c1 - c0), np.zeros(c1 - c0)
+    length = _run_length(data, c0, c1) if positions == 1 else c1 - c0
+    mean, scale, bias = _affine(data, c0, c1, length)
     zero = mean.dtype.type(0)
-    if S == 1:
-        length = _run_length(C, columns, c0, c1)
-        mean, scale = _repeated(mean, c0, c1, length), _repeated(scale, c0, c1, length)
-        bias = _repeated(bias, c0, c1, length)
+    if positions == 1:
         block1, block2 = np.empty(length, mean.dtype), np.empty(length, mean.dtype)
-        step = C if columns > 1 else length
-        end = (n1 - 1) * C + c1
-        for begin in range(n0 * C + c0, end, BLOCK * step):
+        step = channels if a[COLUMNS] > 1 else length
+        end = (n1 - 1) * channels + c1
+        for begin in range(n0 * channels + c0, end, BLOCK * step):
             block1[:] = 0
             block2[:] = 0
             for start in range(begin, min(begin + BLOCK * step, end), step):
                 xs, gs = x[start : min(start + length, end)], dy[start : min(start + length, end)]
                 for i in range(len(xs)):
                     centered = _wide(xs[i]) - mean[i]
-                    g = zero if relu and not centered * scale[i] + bias[i] > zero else _wide(gs[i])
+                    g = _before_relu(_wide(gs[i]), centered, scale[i], bias[i], relu, zero)
                     block1[i] += g
                     block2[i] += g * centered
             for row in range(0, length, c1 - c0):
                 for c in range(c1 - c0):
-                    sum1[c0 + c] += block1[row + c]
-                    sum2[c0 + c] += block2[row + c]
+                    sum1[c] += block1[row + c]
+                    sum2[c] += block2[row + c]
+        _store(data, number, sum1, sum2)
         return
     for n in range(n0, n1):
-        for c in range(c0, c1):
+        for c in range(c1 - c0):
             m, k, b = mean[c], scale[c], bias[c]
-            for s0 in range(0, S, LONG_BLOCK):
-                start, stop = (n * C + c) * S + s0, (n * C + c) * S + min(s0 + LONG_BLOCK, S)
+            for s0 in range(0, positions, LONG_BLOCK):
+                start = (n * channels + c0 + c) * positions + s0
+                stop = start + min(LONG_BLOCK, positions - s0)
                 xs, gs = x[start:stop], dy[start:stop]
                 block_sum1, block_sum2 = zero, zero
                 for i in range(len(xs)):
                     centered = _wide(xs[i]) - m
-                    g = zero if relu and not centered * k + b > zero else _wide(gs[i])
+                    g = _before_relu(_wide(gs[i]), centered, k, b, relu, zero)
                     block_sum1 += g
                     block_sum2 += g * centered
                 sum1[c] += block_sum1
                 sum2[c] += block_sum2
+    _store(data, number, sum1, sum2)
 
 
-def input_gradient(data: Any) -> None:
-    """Compute the tiles of this thread."""
-    for number in _tiles(data):
-        _input_gradient(data, number)
+@_summing
+def _merge_gradient_sums(data: Any, c0: int, c1: int) -> None:
+    """The rows of tiles merged, for channels c0 to c1: the sums of g and of g · x̂."""
+    a = carray(_integers(data), 19)
+    channels = a[C]
+    parts = carray(_sums(a[PARTS]), a[ROWS] * 2 * channels)
+    inv_std = carray(_vector(a[INV_STD], data), channels)
+    sum_dy = carray(_vector(a[SUM_DY], data), channels)
+    sum_dy_xhat = carray(_vector(a[SUM_DY_XHAT], data), channels)
+    for c in range(c0, c1):
+        sum1, sum2 = 0.0, 0.0
+        for row in range(a[ROWS]):
+            sum1 += parts[row * 2 * channels + c]
+            sum2 += parts[row * 2 * channels + channels + c]
+        sum_dy[c], sum_dy_xhat[c] = sum1, sum2 * inv_std[c]
 
 
 @_elementwise
-def _input_gradient(data: Any, number: int) -> None:
+def _tile_input_gradient(data: Any, number: int) -> None:
     """dx = scale · g − shift − slope · (x − mean): the equation of the reference, its constants merged.
 
-    If the statistics are constants, shift and slope are null pointers, and dx = scale · g.
+    The gradient sums times `factor` are the means over the batch. If they are None, the statistics are constants, and
+    dx = scale · g.
     """
-    a = carray(_integers(data), 14)
-    N, C, S, rows, columns, relu, constant = a[0], a[1], a[2], a[3], a[4], a[5], a[12] == 0
-    x, dy = carray(_values(a[6], data), N * C * S), carray(_values(a[7], data), N * C * S)
-    dx = carray(_values(a[8], data), N * C * S)
-    mean, scale, bias = carray(_vector(a[9], data), C), carray(_vector(a[10], data), C), carray(_vector(a[11], data), C)
-    shift = scale if constant else carray(_vector(a[12], data), C)
-    slope = scale if constant else carray(_vector(a[13], data), C)
-    n0, n1, c0, c1 = _bounds(number, N, C, S, rows, columns)
-    zero = mean.dtype.type(0)
-    if S == 1:
-        length = _run_length(C, columns, c0, c1)
-        mean, scale = _repeated(mean, c0, c1, length), _repeated(scale, c0, c1, length)
-        bias, shift = _repeated(bias, c0, c1, length), _repeated(shift, c0, c1, length)
-        slope = _repeated(slope, c0, c1, length)
-        end = (n1 - 1) * C + c1
-        for start in range(n0 * C + c0, end, C if columns > 1 else length):
+    a = carray(_integers(data), 19)
+    channels, positions, size = a[C], a[S], a[N] * a[C] * a[S]
+    relu, constant = a[RELU] != 0, a[SUM_DY] == 0
+    x, dy = carray(_values(a[X], data), size), carray(_values(a[DY], data), size)
+    dx = carray(_values(a[OUT], data), size)
+    n0, n1, c0, c1 = _bounds(data, number)
+    length = _run_length(data, c0, c1) if positions == 1 else c1 - c0
+    mean, scale, bias = _affine(data, c0, c1, length)
+    zero, factor = mean.dtype.type(0), _numbers(data)[FACTOR]
+    shift = _along(data, a[SUM_DY], c0, c1, length, 0.0)
+    slope = _along(data, a[SUM_DY_XHAT], c0, c1, length, 0.0)
+    inv_std = _along(data, a[INV_STD], c0, c1, length, 1.0)
+    for i in range(length):
+        shift[i] = scale[i] * (shift[i] * factor)
+        slope[i] = scale[i] * inv_std[i] * (slope[i] * factor)
+    if positions == 1:
+        end = (n1 - 1) * channels + c1
+        for start in range(n0 * channels + c0, end, channels if a[COLUMNS] > 1 else length):
             stop = min(start + length, end)
             xs, gs, out = x[start:stop], dy[start:stop], dx[start:stop]
             if constant:
                 for i in range(len(xs)):
-                    g = zero if relu and not (_wide(xs[i]) - mean[i]) * scale[i] + bias[i] > zero else _wide(gs[i])
+                    g = _before_relu(_wide(gs[i]), _wide(xs[i]) - mean[i], scale[i], bias[i], relu, zero)
                     out[i] = _narrow(g * scale[i], xs[i])
             else:
                 for i in range(len(xs)):
                     centered = _wide(xs[i]) - mean[i]
-                    g = zero if relu and not centered * scale[i] + bias[i] > zero else _wide(gs[i])
+                    g = _before_relu(_wide(gs[i]), centered, scale[i], bias[i], relu, zero)
                     out[i] = _narrow(g * scale[i] - shift[i] - centered * slope[i], xs[i])
         return
     for n in range(n0, n1):
         for c in range(c0, c1):
-            start = (n * C + c) * S
-            xs, gs, out = x[start : start + S], dy[start : start + S], dx[start : start + S]
-            m, k, b = mean[c], scale[c], bias[c]
+            start = (n * channels + c) * positions
+            xs, gs, out = x[start : start + positions], dy[start : start + positions], dx[start : start + positions]
+            m, k, b = mean[c - c0], scale[c - c0], bias[c - c0]
             if constant:
-                for i in range(S):
-                    g = zero if relu and not (_wide(xs[i]) - m) * k + b > zero else _wide(gs[i])
+                for i in range(len(xs)):
+                    g = _before_relu(_wide(gs[i]), _wide(xs[i]) - m, k, b, relu, zero)
                     out[i] = _narrow(g * k, xs[i])
             else:
-                e, f = shift[c], slope[c]
-                for i in range(S):
+                e, f = shift[c - c0], slope[c - c0]
+                for i in range(len(xs)):
                     centered = _wide(xs[i]) - m
-                    g = zero if relu and not centered * k + b > zero else _wide(gs[i])
+                    g = _before_relu(_wide(gs[i]), centered, k, b, relu, zero)
                     out[i] = _narrow(g * k - e - centered * f, xs[i])
 
 
-def merged_moments(data: Any) -> None:
-    """Merge the tiles of `moments`; for one thread."""
-    _merged_moments(data)
+@numba.njit
+def _sum_up(data: Any, gradients: bool) -> None:
+    """The moments, or the gradient sums: those of the tiles of this thread, then, of some channels, of all tiles."""
+    a = carray(_integers(data), 19)
+    for number in _tiles(data):
+        if gradients:
+            _tile_gradient_sums(data, number)
+        else:
+            _tile_moments(data, number)
+        if a[ROWS] == 1:
+            _, _, c0, c1 = _bounds(data, number)
+            _merge(data, gradients, c0, c1)
+    if a[ROWS] > 1:
+        _barrier()
+        c0, c1 = _share(a[C], _thread_count(), _thread_number(), 16)
+        _merge(data, gradients, c0, c1)
+        _barrier()
 
 
-_LOOPS = (moments, merged_moments, normalize, gradient_sums, input_gradient)
+@numba.njit
+def _merge(data: Any, gradients: bool, c0: int, c1: int) -> None:
+    if gradients:
+        _merge_gradient_sums(data, c0, c1)
+    else:
+        _merge_moments(data, c0, c1)
+
+
+# The loops. Each is called once per thread.
+
+
+def moments(data: Any) -> None:
+    """Mean and variance, and inv_std unless it is None."""
+    _sum_up(data, False)
+
+
+def normalize(data: Any) -> None:
+    """y from mean and inv_std, or from mean and var."""
+    for number in _tiles(data):
+        _tile_normalized(data, number)
+
+
+def forward(data: Any) -> None:
+    """Mean, variance, inv_std and y."""
+    _sum_up(data, False)
+    for number in _tiles(data):
+        _tile_normalized(data, number)
+
+
+def gradient_sums(data: Any) -> None:
+    """The gradient sums."""
+    _sum_up(data, True)
+
+
+def input_gradient(data: Any) -> None:
+    """dx from the gradient sums."""
+    for number in _tiles(data):
+        _tile_input_gradient(data, number)
+
+
+def backward(data: Any) -> None:
+    """The gradient sums and dx."""
+    _sum_up(data, True)
+    for number in _tiles(data):
+        _tile_input_gradient(data, number)
+
+
+_LOOPS = (moments, normalize, forward, gradient_sums, input_gradient, backward)

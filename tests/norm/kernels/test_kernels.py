@@ -162,6 +162,28 @@ def test_element_by_element_and_sums(
     torch.testing.assert_close(channels(constant_dx), case.constant_dx, **tolerance(dtype))
 
 
+@pytest.mark.parametrize(("affine", "relu"), [(True, False), (True, True), (False, False)])
+@pytest.mark.parametrize(("shape", "dtype", "layout"), CASES, ids=str)
+def test_all_operations_of_a_pass_in_one_call(
+    shape: tuple[int, ...], dtype: torch.dtype, layout: str, affine: bool, relu: bool
+) -> None:
+    """What the single operations give, to the last bit; but for roundings of eps and of the division by m."""
+    case, eps = Case(shape, dtype, affine, relu), 1e-3
+    x, dy = in_layout(case.x, layout), in_layout(case.dy, layout)
+    y, mean, var, inv_std = cpu.forward(x, case.weight, case.bias, eps, relu)
+    assert all(map(torch.equal, (mean, var), cpu.moments(x)))
+    near = 4 * torch.finfo(wide(dtype)).eps
+    torch.testing.assert_close(inv_std.double(), (var.double() + eps) ** -0.5, rtol=near, atol=0)
+    assert torch.equal(y, cpu.normalize(x, mean, inv_std, case.weight, case.bias, relu))
+    assert torch.equal(y, cpu.inference(x, mean, var, case.weight, case.bias, eps, relu))
+
+    dx, *sums = cpu.backward(dy, x, *case.vectors, relu)
+    assert all(map(torch.equal, sums, cpu.gradient_sums(dy, x, *case.vectors, relu)))
+    sum_dy, sum_dy_xhat = (total.double() / (x.numel() // shape[1]) for total in sums)
+    expected = cpu.input_gradient(dy, x, *case.vectors, sum_dy, sum_dy_xhat, relu)
+    torch.testing.assert_close(dx, expected, **tolerance(dtype))
+
+
 def test_dy_in_another_layout_and_dtype(kernel: ModuleType) -> None:
     case = Case((4, 3, 5, 6), torch.float32)
     for dy in (in_layout(case.dy, "channels_last"), case.dy.double(), case.dy[:1].expand(4, 3, 5, 6)):
