@@ -1,10 +1,10 @@
 """The network, the choice of its normalization, and the device that it runs on."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from labml_bn.norm import BatchNorm
 
@@ -21,41 +21,73 @@ NORMS: dict[str, tuple[Callable[[int], nn.Module], Callable[[int], nn.Module]]] 
 }
 
 
-class ConvNet(nn.Module):
-    """Two convolutional and two linear layers for images of 28 × 28 pixels, normalized before each nonlinearity.
+#: A layer: its kind, its width and its kernel size. ("C", 20, 5) is a convolution with 20 filters of 5 × 5, without
+#: padding, ("P", 0, 2) max pooling of 2 × 2, ("N", 500, 0) a linear layer of 500 units.
+Layer = tuple[str, int, int]
 
-    A layer before a normalization has no bias, because subtracting the mean would cancel it (§3.2 of the paper);
-    without normalization every layer has one.
+#: The layers of `ConvNet` by default. `settings.py` has a notation for them.
+LAYERS: tuple[Layer, ...] = (("C", 20, 5), ("P", 0, 2), ("C", 50, 5), ("P", 0, 2), ("N", 500, 0))
+
+
+class ConvNet(nn.Module):
+    """A network for images of 28 × 28 pixels: convolutions and poolings, then linear layers, the last to the classes.
+
+    Every convolution and linear layer but the last is followed by a normalization and a ReLU. A layer before a
+    normalization has no bias, because subtracting the mean would cancel it (§3.2 of the paper); without normalization
+    every layer has one. The modules are called in their order: conv1, norm1, pool1, conv2, ...
 
     Arguments:
         norm: the normalization between the layers, a key of `NORMS`
+        layers: the layers before the last, none of them linear before a convolution or pooling
         classes: the number of outputs
 
     Takes [batch, 1, 28, 28], gives the logits [batch, classes], both in the dtype of the parameters.
     """
 
-    def __init__(self, norm: str = "batch_norm", classes: int = 10) -> None:
+    def __init__(self, norm: str = "batch_norm", layers: Sequence[Layer] = LAYERS, classes: int = 10) -> None:
         super().__init__()
-        after_convolution, after_linear = NORMS[norm]
-        bias = norm == "none"
-        self.conv1 = nn.Conv2d(1, 20, kernel_size=5, bias=bias)
-        self.norm1 = after_convolution(20)
-        self.conv2 = nn.Conv2d(20, 50, kernel_size=5, bias=bias)
-        self.norm2 = after_convolution(50)
-        self.fc1 = nn.Linear(50 * 4 * 4, 500, bias=bias)
-        self.norm3 = after_linear(500)
-        self.fc2 = nn.Linear(500, classes)
-        # This project's layer applies the ReLU itself, in the same pass. The others are followed by it after pooling,
-        # which gives the same, and there is a quarter as much to do.
-        self.relu = nn.Identity() if norm == "batch_norm" else nn.ReLU()
+        numbers: Counter[str] = Counter()
+        for name, module in _modules(norm, layers, classes):
+            numbers[name] += 1
+            self.add_module(f"{name}{numbers[name]}", module)
 
     def forward(self, x: Tensor) -> Tensor:
         """The logits [batch, classes] of images [batch, 1, 28, 28]."""
-        x = self.relu(F.max_pool2d(self.norm1(self.conv1(x)), 2))
-        x = self.relu(F.max_pool2d(self.norm2(self.conv2(x)), 2))
-        x = self.relu(self.norm3(self.fc1(x.flatten(1))))
-        logits: Tensor = self.fc2(x)
-        return logits
+        for module in self.children():
+            x = module(x)
+        return x
+
+
+def _modules(norm: str, layers: Sequence[Layer], classes: int) -> Iterator[tuple[str, nn.Module]]:
+    """The modules of `ConvNet` in their order, each with its name, which gets a number."""
+    after_convolution, after_linear = NORMS[norm]
+    bias = norm == "none"
+    # This project's layer applies the ReLU itself, in the same pass. The others are followed by it after pooling, which
+    # gives the same, and there is a quarter as much to do.
+    separate_relu, relu_due = norm != "batch_norm", False
+    channels, side = 1, 28
+    for kind, width, size in layers:
+        if kind == "C":
+            if relu_due:
+                yield "relu", nn.ReLU()
+            yield "conv", nn.Conv2d(channels, width, size, bias=bias)
+            yield "norm", after_convolution(width)
+            channels, side, relu_due = width, side - size + 1, separate_relu
+        elif kind == "P":
+            yield "pool", nn.MaxPool2d(size)
+            side //= size
+    if relu_due:
+        yield "relu", nn.ReLU()
+    yield "flatten", nn.Flatten()
+    features = channels * side * side
+    for kind, width, _ in layers:
+        if kind == "N":
+            yield "fc", nn.Linear(features, width, bias=bias)
+            yield "norm", after_linear(width)
+            if separate_relu:
+                yield "relu", nn.ReLU()
+            features = width
+    yield "fc", nn.Linear(features, classes)
 
 
 def choose_device(use_cuda: bool, cuda_device: int) -> torch.device:

@@ -5,6 +5,7 @@ happens.
 """
 
 import difflib
+import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from labml_bn.cli.errors import UsageError, reason
 
 @dataclass(frozen=True)
 class Range:
-    """Which values of a type are allowed: in words, and as a test."""
+    """Which values of a type are allowed: in words, and as a test, which can also raise UsageError with the reason."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -42,6 +43,42 @@ def _between(low: int, high: int) -> Range:
     return Range(f"{low} to {high}", lambda value: low <= value <= high)
 
 
+#: One word of the setting `layers`: a convolution, a pooling or a linear layer.
+_LAYER = re.compile(r"([1-9][0-9]{0,3})C([1-9][0-9]?)|P([1-9][0-9]?)|([1-9][0-9]{0,3})N")
+_NOTATION = "20C5 (convolution, 20 filters of 5x5), P2 (max pooling 2x2) or 500N (linear, 500 units), joined by -"
+
+
+def parsed_layers(notation: str) -> list[tuple[str, int, int]]:
+    """The layers in a value of the setting `layers`, each as its kind, its width and its kernel size.
+
+    20C5 is ("C", 20, 5), P2 is ("P", 0, 2), 500N is ("N", 500, 0). Raises UsageError, in one line, for anything else,
+    for a kernel that is larger than its input, and for a convolution or pooling after a linear layer.
+    """
+    layers: list[tuple[str, int, int]] = []
+    side = 28
+    for number, word in enumerate(notation.split("-"), 1):
+        match = _LAYER.fullmatch(word)
+        if match is None:
+            raise UsageError(f"layers: {reprlib.repr(word)} is not a layer: write {_NOTATION}")
+        filters, kernel, pool, units = (int(group or 0) for group in match.groups())
+        if units:
+            layers.append(("N", units, 0))
+            continue
+        if layers and layers[-1][0] == "N":
+            raise UsageError(f"layers: {word} (layer {number}) cannot follow a linear layer")
+        if max(kernel, pool) > side:
+            raise UsageError(
+                f"layers: {word} (layer {number}) is larger than its input: there the 28x28 image has shrunk to "
+                f"{side}x{side}"
+            )
+        side = side - kernel + 1 if kernel else side // pool
+        layers.append(("C", filters, kernel) if kernel else ("P", 0, pool))
+    return layers
+
+
+_LAYERS = Range("20C5, P2, 500N, joined by -", lambda value: bool(parsed_layers(value)))
+
+
 _POSITIVE = Range("greater than 0, at most 1e6", lambda value: 0 < value <= 1e6)
 _FRACTION = Range("from 0 to below 1", lambda value: 0 <= value < 1)
 _BETAS = Range("two numbers from 0 to below 1", lambda value: len(value) == 2 and all(0 <= beta < 1 for beta in value))
@@ -57,6 +94,12 @@ KEYS: dict[str, Key] = {
         "the normalization: this layer, PyTorch's or none",
         ["batch_norm", "torch", "none"],
     ),
+    "layers": Key(
+        str,
+        "20C5-P2-50C5-P2-500N",
+        "the layers before the last: convolutions (20 filters of 5x5), max pooling (2x2), linear (500 units)",
+        _LAYERS,
+    ),
     "train_batch_size": Key(int, 64, "images in a training batch", _between(1, 60_000)),
     "valid_batch_size": Key(int, 1024, "images in a validation batch", _at_least(1)),
     "inner_iterations": Key(int, 10, "validations an epoch, each on the next part of the test images", _at_least(1)),
@@ -64,11 +107,36 @@ KEYS: dict[str, Key] = {
     "valid_samples": Key(int, 10_000, "how many of the test images to use", _between(1, 10_000)),
     "channels_last": Key(bool, True, "whether images are in channels_last memory format, which is faster"),
     "dtype": Key(str, "float32", "the dtype of weights and activations", ["float32", "float64"]),
+    "precision": Key(
+        str,
+        "full",
+        "full, or bfloat16 autocast in the training steps; weights and evaluations stay in dtype",
+        ["full", "bfloat16"],
+    ),
+    "compile": Key(bool, False, "whether torch.compile compiles the network for the training steps"),
     "optimizer.optimizer": Key(str, "Adam", "the optimizer", ["Adam", "SGD"]),
     "optimizer.learning_rate": Key(float, 0.001, "the learning rate", _POSITIVE),
+    "optimizer.schedule": Key(
+        str,
+        "constant",
+        "constant, or rising to the learning rate, then falling to almost 0 at the end of all epochs",
+        ["constant", "one_cycle"],
+    ),
+    "optimizer.warmup": Key(float, 0.3, "one_cycle: the fraction of the steps in which it rises", _FRACTION),
     "optimizer.betas": Key(list, [0.9, 0.999], "Adam's decay rates of the two moments", _BETAS),
     "optimizer.eps": Key(float, 1e-8, "Adam's term in the denominator, for numerical stability", _POSITIVE),
     "optimizer.momentum": Key(float, 0.5, "SGD's momentum", _FRACTION),
+    "optimizer.weight_decay": Key(
+        float,
+        0.0,
+        "decay of the weights of convolutions and linear layers (Adam: decoupled, as AdamW; SGD: L2)",
+        _between(0, 1_000_000),
+    ),
+    "augmentation.shift": Key(float, 0.0, "shift of the training images, up to this many pixels", _between(0, 28)),
+    "augmentation.rotation": Key(float, 0.0, "their rotation, up to this many degrees", _between(0, 180)),
+    "augmentation.scale": Key(float, 0.0, "their scaling: 0.1 is 0.9 to 1.1 times", _FRACTION),
+    "augmentation.shear": Key(float, 0.0, "their shear, up to this many degrees", _between(0, 60)),
+    "augmentation.elastic": Key(float, 0.0, "their smooth displacement, to about this many pixels", _between(0, 28)),
     "seed.seed": Key(int, 5, "the seed of the weights and of the order of the images", _between(0, 2**32 - 1)),
     "device.use_cuda": Key(bool, True, "whether to use a GPU if there is one"),
     "device.cuda_device": Key(int, 0, "which GPU", _at_least(0)),
@@ -82,7 +150,8 @@ KEYS: dict[str, Key] = {
 _SHORT = {"optimizer.learning_rate": "lr", "optimizer.eps": "adam_eps", "train_batch_size": "batch_size"}
 _NOT_IN_NAMES = {"norm", "checkpoint_interval", "keep", "data_path", "logs_path"}
 
-#: What may change when a run is resumed: how long it trains, and what does not change its numbers.
+#: What may change when a run is resumed: what does not change its numbers, and how long it trains. The rest of
+#: `optimizer.schedule` follows the new number of epochs.
 CHANGEABLE = ("epochs", "device.use_cuda", "device.cuda_device", "checkpoint_interval", "keep", "data_path")
 
 
@@ -238,11 +307,14 @@ def _checked(name: str, value: Any) -> Any:
 
 
 def _nearest(name: str) -> str:
-    """The key most similar to `name`; the last part of a dotted key counts as much as the whole."""
+    """The key most similar to `name`; the last part of a dotted key, or its short name, counts as much as the whole."""
+
+    def ratio(one: str, other: str) -> float:
+        return difflib.SequenceMatcher(None, one, other).ratio()
 
     def likeness(known: str) -> float:
-        pairs = [(name, known), (name.rpartition(".")[2], known.rpartition(".")[2])]
-        return sum(difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs)
+        last = name.rpartition(".")[2]
+        return ratio(name, known) + max(ratio(last, known.rpartition(".")[2]), ratio(last, _SHORT.get(known, known)))
 
     return max(KEYS, key=likeness)
 
@@ -263,6 +335,8 @@ def check_together(settings: Mapping[str, Any]) -> None:
     def value(key: str) -> Any:
         return settings.get(key, default(key))
 
+    if value("precision") != "full" and value("dtype") != "float32":
+        raise UsageError(f"precision={value('precision')} needs dtype=float32, got dtype={value('dtype')}")
     images, batch = value("train_samples"), value("train_batch_size")
     if value("norm") != "none" and (batch == 1 or images % batch == 1):
         raise UsageError(

@@ -1,6 +1,5 @@
 """`python -m labml_bn.evaluate`, as a user runs it."""
 
-import copy
 import re
 import shutil
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from labml_bn.models import ConvNet
 from labml_bn.trained.weights import WEIGHTS, load_weights
 from tests.conftest import Run
 
@@ -27,14 +27,8 @@ def expected(run: Path, kind: str) -> tuple[float, int, np.ndarray]:
     """The same, computed with PyTorch's layers in float64 over all images at once."""
     c = load_weights(run / WEIGHTS)
     images, labels = c.valid_set().batch(slice(None))
-    model = copy.deepcopy(c.model).double()
-    for name in ("norm1", "norm2", "norm3"):
-        ours = getattr(model, name)
-        theirs = (nn.BatchNorm1d if name == "norm3" else nn.BatchNorm2d)(ours.num_features).double()
-        theirs.load_state_dict(ours.state_dict())
-        setattr(model, name, theirs)
-    model.relu = nn.ReLU()  # which this project's layer applies itself
-    model.eval()
+    model = ConvNet("torch").double().eval()
+    model.load_state_dict(c.model.state_dict())
     if kind == "population":  # PyTorch uses the biased variance of a batch; the population's is unbiased
         train, _ = c.train_set().batch(slice(None, 1500))
         for name in ("norm1", "norm2", "norm3"):

@@ -3,9 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from labml_bn import BatchNorm
+from labml_bn import BatchNorm, fold
 from labml_bn.models import NORMS, ConvNet
+from labml_bn.settings import parsed_layers
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -24,6 +26,41 @@ def test_layers(norm: str) -> None:
     assert biases == (
         {f"{layer}.bias" for layer in ("conv1", "conv2", "fc1", "fc2")} if norm == "none" else {"fc2.bias"}
     )
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(
+    ("notation", "modules", "features"),
+    [
+        ("P2", "pool flatten fc", 14 * 14),
+        ("30N-20N", "flatten fc norm relu fc norm relu fc", 28 * 28),
+        ("8C3-P2-P2-4C3-4C1-12N", "conv norm pool pool relu conv norm relu conv norm relu flatten fc norm relu fc", 64),
+        ("P2-3C14", "pool conv norm relu flatten fc", 3),
+    ],
+)
+def test_other_layers(norm: str, notation: str, modules: str, features: int) -> None:
+    model = ConvNet(norm, parsed_layers(notation))
+    assert model(torch.randn(4, 1, 28, 28)).shape == (4, 10)
+    names = [name.rstrip("0123456789") for name, _ in model.named_children()]
+    assert names == [name for name in modules.split() if name != "relu" or norm != "batch_norm"]
+    assert model.get_parameter("fc1.weight").shape[1] == features
+    last = f"fc{names.count('fc')}.bias"
+    biases = {name for name, _ in model.named_parameters() if "norm" not in name and "bias" in name}
+    assert biases == (
+        {f"{n}.bias" for n, _ in model.named_children() if n[:2] in {"co", "fc"}} if norm == "none" else {last}
+    )
+    assert not [module for module in fold(model.eval()).modules() if isinstance(module, _BatchNorm)]
+
+
+def test_the_same_network_with_both_layers() -> None:
+    """The ReLU is applied at the same places, before or after pooling."""
+    layers = parsed_layers("P2-8C3-P2-P2-4C2-6C1-12N-11N")
+    torch.manual_seed(0)
+    ours = ConvNet("batch_norm", layers).double()
+    theirs = ConvNet("torch", layers).double()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(16, 1, 28, 28, dtype=torch.float64)
+    torch.testing.assert_close(ours(x), theirs(x))
 
 
 def test_norms() -> None:

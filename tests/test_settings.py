@@ -8,8 +8,8 @@ from labml_bn import settings
 from labml_bn.cli.errors import UsageError
 from labml_bn.data.download import CHECKSUMS
 from labml_bn.data.mnist import CLASSES, PIXELS
-from labml_bn.models import NORMS
-from labml_bn.settings import KEYS, default, different, name_of, read
+from labml_bn.models import LAYERS, NORMS
+from labml_bn.settings import KEYS, complete, default, different, from_record, name_of, parsed_layers, read
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -19,6 +19,7 @@ def test_defaults_are_the_annotated_experiments() -> None:
         "epochs": 10,
         "dataset": "MNIST",
         "norm": "batch_norm",
+        "layers": "20C5-P2-50C5-P2-500N",
         "train_batch_size": 64,
         "valid_batch_size": 1024,
         "inner_iterations": 10,
@@ -26,13 +27,19 @@ def test_defaults_are_the_annotated_experiments() -> None:
         "valid_samples": 10_000,
         "channels_last": True,
         "dtype": "float32",
+        "precision": "full",
+        "compile": False,
         "checkpoint_interval": 1.0,
         "keep": 2,
         "optimizer.optimizer": "Adam",
         "optimizer.learning_rate": 0.001,
+        "optimizer.schedule": "constant",
+        "optimizer.warmup": 0.3,
         "optimizer.betas": [0.9, 0.999],
         "optimizer.eps": 1e-8,
         "optimizer.momentum": 0.5,
+        "optimizer.weight_decay": 0.0,
+        **{f"augmentation.{name}": 0.0 for name in ("shift", "rotation", "scale", "shear", "elastic")},
         "seed.seed": 5,
         "device.use_cuda": True,
         "device.cuda_device": 0,
@@ -49,6 +56,7 @@ def test_every_default_is_allowed() -> None:
 def test_the_options_are_those_of_the_other_rooms() -> None:
     """The settings import neither the networks nor the data sets, so they name their options themselves."""
     assert KEYS["norm"].takes == list(NORMS)
+    assert tuple(parsed_layers(default("layers"))) == LAYERS
     assert KEYS["dataset"].takes == list(CHECKSUMS) == list(CLASSES) == list(PIXELS)
 
 
@@ -103,6 +111,10 @@ def test_different() -> None:
             ["norm=torch", "device.use_cuda=false", "optimizer.betas=[0.8, 0.9]"],
             "torch_norm use_cuda=false betas=[0.8,0.9]",
         ),
+        (
+            ["layers=20C5-P2-100N", "optimizer.schedule=one_cycle", "augmentation.shift=1.5", "compile=true"],
+            "batch_norm layers=20C5-P2-100N schedule=one_cycle shift=1.5 compile=true",
+        ),
         (["seed.seed=7", "train_batch_size=32"], "batch_norm seed=7 batch_size=32"),
     ],
 )
@@ -153,6 +165,33 @@ def test_name(arguments: list[str], name: str) -> None:
         ("device.use_cuda=perhaps", "device.use_cuda must be true or false, got 'perhaps'"),
         ("train_batch_size=1", "train_batch_size=1 makes a batch of one image (of 60000)"),
         ("train_samples=65", "train_batch_size=64 makes a batch of one image (of 65)"),
+        ("layers=", "layers must be a string, got nothing"),
+        ("layers=20C5-X", "layers: 'X' is not a layer: write 20C5 (convolution, 20 filters of 5x5), P2 (max pooling"),
+        ("layers=-", "layers: '' is not a layer"),
+        ("layers=20c5", "layers: '20c5' is not a layer"),
+        ("layers=20C5 - P2", "layers: '20C5 ' is not a layer"),
+        ("layers=0C5", "layers: '0C5' is not a layer"),
+        ("layers=20C0", "layers: '20C0' is not a layer"),
+        ("layers=P0", "layers: 'P0' is not a layer"),
+        ("layers=0N", "layers: '0N' is not a layer"),
+        ("layers=99999N", "layers: '99999N' is not a layer"),
+        ("layers=" + "9" * 5000, "layers: '999"),
+        ("layers=20C29", "layers: 20C29 (layer 1) is larger than its input: there the 28x28 image has shrunk to 28x28"),
+        (
+            "layers=20C5-P2-P2-50C7",
+            "layers: 50C7 (layer 4) is larger than its input: there the 28x28 image has shrunk to 6x6",
+        ),
+        ("layers=P28-P2", "layers: P2 (layer 2) is larger than its input: there the 28x28 image has shrunk to 1x1"),
+        ("layers=100N-20C5", "layers: 20C5 (layer 2) cannot follow a linear layer"),
+        ("layers=100N-P2", "layers: P2 (layer 2) cannot follow a linear layer"),
+        ("optimizer.schedule=cosine", "optimizer.schedule must be one of constant, one_cycle, got 'cosine'"),
+        ("optimizer.warmup=1", "optimizer.warmup must be from 0 to below 1, got 1.0"),
+        ("optimizer.weight_decay=-1", "optimizer.weight_decay must be 0 to 1000000, got -1.0"),
+        ("augmentation.shift=-1", "augmentation.shift must be 0 to 28, got -1.0"),
+        ("augmentation.rotation=nan", "augmentation.rotation must be 0 to 180, got nan"),
+        ("augmentation.scale=1", "augmentation.scale must be from 0 to below 1, got 1.0"),
+        ("rotation=1", "unknown key 'rotation': did you mean augmentation.rotation?"),
+        ("precision=float16", "precision must be one of full, bfloat16, got 'float16'"),
         ("nowhere.yaml", "cannot read the config file nowhere.yaml: No such file or directory"),
         (
             "epochs",
@@ -181,6 +220,32 @@ def test_whole_numbers_are_decimal(word: str, value: int) -> None:
 
 def test_a_batch_of_one_is_fine_without_normalization() -> None:
     assert read(["train_batch_size=1", "norm=none"])
+
+
+@pytest.mark.parametrize(
+    ("notation", "layers"),
+    [
+        ("20C5-P2", [("C", 20, 5), ("P", 0, 2)]),
+        ("P2", [("P", 0, 2)]),
+        ("500N-10N", [("N", 500, 0), ("N", 10, 0)]),
+        ("8C28", [("C", 8, 28)]),
+        ("P3-9999C9", [("P", 0, 3), ("C", 9999, 9)]),
+    ],
+)
+def test_layers(notation: str, layers: list[tuple[str, int, int]]) -> None:
+    assert parsed_layers(notation) == layers
+    assert read([f"layers={notation}"]) == {"layers": notation}
+
+
+def test_bfloat16_needs_float32() -> None:
+    assert read(["precision=bfloat16"])
+    with pytest.raises(UsageError, match=r"precision=bfloat16 needs dtype=float32, got dtype=float64"):
+        read(["precision=bfloat16", "dtype=float64"])
+
+
+def test_a_record_of_an_earlier_version() -> None:
+    """Settings that it did not have yet get their defaults."""
+    assert complete(from_record({"norm": "none", "epochs": 3})) == {**complete({}), "norm": "none", "epochs": 3}
 
 
 def test_a_config_of_the_project_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

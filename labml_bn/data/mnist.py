@@ -4,14 +4,16 @@ The images of a split are one uint8 tensor on the device that trains. A batch is
 device, so the data set costs no Python work per image.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from labml_bn.data.augmentation import Augmentation
 from labml_bn.data.download import ensure_files
 
 #: The names of the classes, by data set.
@@ -22,6 +24,9 @@ CLASSES = {
         *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
     ],
 }
+
+#: Images as they are.
+NO_AUGMENTATION = Augmentation()
 
 #: Mean and standard deviation of the training pixels, in [0, 1], by data set.
 PIXELS = {"MNIST": (0.1307, 0.3081), "FashionMNIST": (0.2860, 0.3530)}
@@ -53,23 +58,32 @@ class ImageSet:
     def __repr__(self) -> str:
         return f"{len(self)} images"
 
-    def batch(self, index: slice | Tensor) -> tuple[Tensor, Tensor]:
-        """The images at `index`, normalized, [batch, 1, 28, 28], and their labels [batch]."""
-        pixels = self.images[index].unsqueeze(1).to(self.dtype).div_(255)
+    def batch(
+        self, index: slice | Tensor, distort: Callable[[Tensor], Tensor] = lambda pixels: pixels
+    ) -> tuple[Tensor, Tensor]:
+        """The images at `index`, normalized, [batch, 1, 28, 28], and their labels [batch].
+
+        `distort` gets the pixels before they are normalized, so from 0, the background, to 1.
+        """
+        pixels = distort(self.images[index].unsqueeze(1).to(self.dtype).div_(255))
         return pixels.sub_(self.mean).div_(self.std), self.labels[index]
 
     def batches(self, batch_size: int, start: int = 0, stop: int | None = None) -> "Batches":
         """The images from `start` to `stop` in order, in batches; the last may be smaller."""
         return Batches(self, batch_size, range(len(self))[start:stop])
 
-    def shuffled(self, batch_size: int, seed: int, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """All images in a random order, in batches from number `start` on; the last may be smaller.
+    def shuffled(
+        self, batch_size: int, seed: int, epoch: int, start: int = 0, augmentation: Augmentation = NO_AUGMENTATION
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """All images in a random order, in batches from number `start` on, distorted; the last may be smaller.
 
-        The order depends on `seed` and `epoch` alone: it is the same on every device, and after a resume.
+        The order depends on `seed` and `epoch` alone: it is the same on every device, and after a resume. The
+        distortions also depend on the number of the batch.
         """
         order = torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(self)))
-        for index in order.to(self.labels.device).split(batch_size)[start:]:
-            yield self.batch(index)
+        batches = order.to(self.labels.device).split(batch_size)
+        for number in range(start, len(batches)):
+            yield self.batch(batches[number], partial(augmentation, seed=seed, epoch=epoch, number=number))
 
 
 class Batches(Iterable[tuple[Tensor, Tensor]]):

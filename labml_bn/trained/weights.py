@@ -19,7 +19,7 @@ from labml_bn.data.mnist import ImageSet
 from labml_bn.models import ConvNet, choose_device
 from labml_bn.records.folder import find_run
 from labml_bn.records.saved import check_format, matching_architecture, read_settings
-from labml_bn.settings import complete
+from labml_bn.settings import complete, parsed_layers
 
 #: The file in a run's folder.
 WEIGHTS = "model.safetensors"
@@ -100,7 +100,7 @@ def load_weights(path: Path, **changes: Any) -> Trained:
         raise UserError(f"{path} is damaged: checksum mismatch")
     settings = complete(read_settings(path, _parsed(metadata.get("settings", ""))) | changes)
     device = choose_device(settings["device.use_cuda"], settings["device.cuda_device"])
-    trained = Trained(settings, ConvNet(settings["norm"]), device)
+    trained = Trained(settings, ConvNet(settings["norm"], parsed_layers(settings["layers"])), device)
     trained.model.to(device, trained.dtype)
     with matching_architecture(path):
         trained.model.load_state_dict(tensors)

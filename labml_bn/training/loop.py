@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from labml_bn.cli.errors import UserError
 from labml_bn.norm.hooks import evaluating
 from labml_bn.training import tracking
+from labml_bn.training.forward import make_forward
+from labml_bn.training.learning_rate import set_learning_rate
 from labml_bn.training.parts import Configs
 from labml_bn.training.schedule import Schedule
 from labml_bn.training.stopping import Stop
@@ -72,14 +74,17 @@ def train(
 
     Continues from `progress`, which it updates. `save` is called whenever a checkpoint is due: after some of the
     validations, at the end of an epoch (with its evaluation), and when `stop` is requested. Raises DivergedError for a
-    loss, parameter or running statistic that is NaN or infinite, and the interrupt that `stop` has caught.
+    loss, parameter or running statistic that is NaN or infinite, and the interrupt that `stop` has caught. On a GPU the
+    losses are checked at the next validation.
     """
     p, stop, test = progress or Progress(), stop or Stop(), None
-    schedule = make_schedule(c)
+    schedule, forward = make_schedule(c), make_forward(c)
+    check_loss = c.device.type == "cpu"  # elsewhere each check would wait for the device
     try:
         for images, labels in _remaining_batches(c, p):
+            set_learning_rate(c.optimizer, p.epoch * schedule.steps + p.step, c.epochs * schedule.steps)
             place = f"epoch {p.epoch + 1}, step {p.step + 1}: "
-            loss, correct = train_step(c.model, c.optimizer, images, labels, place)
+            loss, correct = train_step(c.model, c.optimizer, images, labels, place, forward, check_loss)
             p.step += 1
             p.seen += len(labels)
             p.metrics.add(p.seen, len(labels), loss, correct)
@@ -101,6 +106,12 @@ def train(
                 test = epoch_test
             if interrupt and not finished:
                 raise interrupt
+    except RuntimeError:
+        # Ctrl-C in a terminal also ends the C++ compiler that `torch.compile` runs. The step was not finished, so the
+        # run resumes from its last checkpoint.
+        if c.compile and stop.requested:
+            raise stop.requested from None
+        raise
     finally:
         p.metrics.save()
     return test
@@ -117,22 +128,28 @@ def _remaining_batches(c: Configs, p: Progress) -> Iterator[tuple[Tensor, Tensor
     first_epoch, first_step = p.epoch, p.step
     for epoch in range(first_epoch, c.epochs):
         start = first_step if epoch == first_epoch else 0
-        yield from c.train_set.shuffled(c.train_batch_size, c.seed.seed, epoch, start)
+        yield from c.train_set.shuffled(c.train_batch_size, c.seed.seed, epoch, start, c.augmentation)
 
 
 def train_step(
-    model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor, place: str = ""
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    images: Tensor,
+    labels: Tensor,
+    place: str = "",
+    forward: Callable[[Tensor], Tensor] | None = None,
+    check_loss: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """One optimizer step on a batch. Returns its mean loss and its number of correct predictions, on the device.
 
-    Raises DivergedError, which begins with `place`, for a loss that is NaN or infinite; the parameters are unchanged.
+    `forward` is the forward pass of `model`, if it is not the model itself. With `check_loss`, raises DivergedError,
+    which begins with `place`, for a loss that is NaN or infinite; the parameters are unchanged.
     """
     model.train()
-    logits = model(images)
+    logits = (model if forward is None else forward)(images)
     loss = F.cross_entropy(logits, labels)
-    if not loss.isfinite():
-        cause = _first_non_finite(model) or "the overflow is in the logits"
-        raise DivergedError(f"{place}the loss is {loss.item()}: {cause}")
+    if check_loss and not loss.isfinite():
+        raise _diverged(model, place, loss.item())
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
@@ -141,6 +158,7 @@ def train_step(
 
 def _validate(c: Configs, watcher: Watcher, p: Progress, share: range) -> None:
     """Log the training metrics since the last validation, and evaluate a share of the test images."""
+    _check_losses(c.model, p)
     train_loss, train_accuracy = p.metrics.save()
     tracking.save_running_statistics(p.seen, c.model)
     if not share:
@@ -159,6 +177,19 @@ def _end_epoch(c: Configs, p: Progress) -> Evaluation:
     tracking.flush()
     p.epoch, p.step = p.epoch + 1, 0
     return test
+
+
+def _check_losses(model: nn.Module, p: Progress) -> None:
+    """Raise DivergedError for the first loss since the last validation that is NaN or infinite."""
+    losses = p.metrics.losses()
+    for step, loss in enumerate(losses, p.step - len(losses) + 1):
+        if not math.isfinite(loss):
+            raise _diverged(model, f"epoch {p.epoch + 1}, step {step}: ", loss)
+
+
+def _diverged(model: nn.Module, place: str, loss: float) -> DivergedError:
+    cause = _first_non_finite(model) or "the overflow is in the logits"
+    return DivergedError(f"{place}the loss is {loss}: {cause}")
 
 
 def _check_finite(model: nn.Module, p: Progress) -> None:

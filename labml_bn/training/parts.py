@@ -13,10 +13,10 @@ from labml_helpers.seed import SeedConfigs
 
 import labml_bn
 from labml_bn.cli.files import resolve_folder
-from labml_bn.data import mnist
+from labml_bn.data import augmentation, mnist
 from labml_bn.data.mnist import ImageSet
 from labml_bn.models import ConvNet, choose_device
-from labml_bn.settings import default
+from labml_bn.settings import default, parsed_layers
 from labml_bn.training.labml_patches import silence_monitor
 
 
@@ -43,9 +43,12 @@ class Optimizer(BaseConfigs):  # type: ignore[misc]
     optimizer: torch.optim.Optimizer = default("optimizer.optimizer")
     parameters: Any
     learning_rate: float = default("optimizer.learning_rate")
+    schedule: str = default("optimizer.schedule")
+    warmup: float = default("optimizer.warmup")
     betas: list[float] = default("optimizer.betas")
     eps: float = default("optimizer.eps")
     momentum: float = default("optimizer.momentum")
+    weight_decay: float = default("optimizer.weight_decay")
 
     def __init__(self) -> None:
         super().__init__(_primary="optimizer")
@@ -54,12 +57,27 @@ class Optimizer(BaseConfigs):  # type: ignore[misc]
 meta_config(Optimizer.parameters)
 
 
+class Augmentation(BaseConfigs):  # type: ignore[misc]
+    """How the training images are distorted."""
+
+    shift: float = default("augmentation.shift")
+    rotation: float = default("augmentation.rotation")
+    scale: float = default("augmentation.scale")
+    shear: float = default("augmentation.shear")
+    elastic: float = default("augmentation.elastic")
+    augmentation: augmentation.Augmentation
+
+    def __init__(self) -> None:
+        super().__init__(_primary="augmentation")
+
+
 class Configs(BaseConfigs):  # type: ignore[misc]
     """A run: its settings, and below them the parts that labml computes."""
 
     epochs: int = default("epochs")
     dataset: str = default("dataset")
     norm: str = default("norm")
+    layers: str = default("layers")
     train_batch_size: int = default("train_batch_size")
     valid_batch_size: int = default("valid_batch_size")
     inner_iterations: int = default("inner_iterations")
@@ -67,6 +85,8 @@ class Configs(BaseConfigs):  # type: ignore[misc]
     valid_samples: int = default("valid_samples")
     channels_last: bool = default("channels_last")
     dtype: str = default("dtype")
+    precision: str = default("precision")
+    compile: bool = default("compile")
     checkpoint_interval: float = default("checkpoint_interval")
     keep: int = default("keep")
     data_path: str = default("data_path")
@@ -76,6 +96,7 @@ class Configs(BaseConfigs):  # type: ignore[misc]
     seed: Seed
     device: torch.device
     optimizer: torch.optim.Optimizer
+    augmentation: augmentation.Augmentation
     train_set: ImageSet
     valid_set: ImageSet
     model: ConvNet
@@ -113,17 +134,43 @@ def _optimizer(c: Configs) -> Optimizer:
 
 @option(Optimizer.optimizer, "Adam")
 def _adam(c: Optimizer) -> torch.optim.Optimizer:
-    return torch.optim.Adam(c.parameters, c.learning_rate, (c.betas[0], c.betas[1]), c.eps, fused=True)
+    betas = (c.betas[0], c.betas[1])
+    return torch.optim.Adam(_groups(c), c.learning_rate, betas, c.eps, decoupled_weight_decay=True, fused=True)
 
 
 @option(Optimizer.optimizer, "SGD")
 def _sgd(c: Optimizer) -> torch.optim.Optimizer:
-    return torch.optim.SGD(c.parameters, c.learning_rate, c.momentum, fused=True)
+    return torch.optim.SGD(_groups(c), c.learning_rate, c.momentum, fused=True)
+
+
+def _groups(c: Optimizer) -> list[dict[str, Any]]:
+    """The parameters, grouped by their options, among them those that `set_learning_rate` needs.
+
+    Biases and the parameters of normalizations, all of one dimension, are not decayed: they set the place and the scale
+    of the activations, and do not overfit.
+    """
+    cycle = {"max_lr": c.learning_rate, "warmup": c.warmup} if c.schedule == "one_cycle" else {}
+    parameters = list(c.parameters)
+    if c.weight_decay == 0:
+        return [{"params": parameters, **cycle}]
+    weights = [parameter for parameter in parameters if parameter.dim() > 1]
+    others = [parameter for parameter in parameters if parameter.dim() <= 1]
+    return [{"params": weights, "weight_decay": c.weight_decay, **cycle}, {"params": others, **cycle}]
+
+
+@option(Configs.augmentation)
+def _augmentation_configs() -> Augmentation:
+    return Augmentation()
+
+
+@option(Augmentation.augmentation)
+def _augmentation(c: Augmentation) -> augmentation.Augmentation:
+    return augmentation.Augmentation(c.shift, c.rotation, c.scale, c.shear, c.elastic)
 
 
 @option(Configs.model)
 def _model(c: Configs) -> ConvNet:
-    model = ConvNet(c.norm).to(c.device, getattr(torch, c.dtype))
+    model = ConvNet(c.norm, parsed_layers(c.layers)).to(c.device, getattr(torch, c.dtype))
     return model.to(memory_format=torch.channels_last) if c.channels_last else model
 
 

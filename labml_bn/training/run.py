@@ -13,11 +13,13 @@ import torch
 from labml_bn.cli.errors import StoppedError, UserError, exit_status
 from labml_bn.cli.files import resolve_folder
 from labml_bn.dashboard import address
+from labml_bn.models import choose_device
 from labml_bn.records.folder import find_run, locked
 from labml_bn.settings import complete, default
 from labml_bn.trained.weights import WEIGHTS, save_weights
 from labml_bn.training import checkpoint, loop, tracking
 from labml_bn.training.console import Console
+from labml_bn.training.forward import check_compiler
 from labml_bn.training.log import Position
 from labml_bn.training.stopping import Stop
 
@@ -59,6 +61,9 @@ def resume(name: str, given: dict[str, Any]) -> Finished | None:
 
 def _train(settings: Mapping[str, Any], run: Path | None = None, state: dict[str, Any] | None = None) -> Finished:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not deterministic
+    values = complete(settings)
+    if values["compile"]:
+        check_compiler(choose_device(values["device.use_cuda"], values["device.cuda_device"]))
     c = tracking.prepare(settings, run)
     if c.device.type == "cuda":
         torch.use_deterministic_algorithms(True)  # two runs with the same seed agree to the last bit

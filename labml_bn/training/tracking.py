@@ -14,7 +14,9 @@ seen.
 """
 
 import contextlib
+import itertools
 import json
+import math
 import os
 import shutil
 import sys
@@ -59,7 +61,7 @@ def prepare(settings: Mapping[str, Any], run: Path | None = None) -> Configs:
         create_experiment(_PACKAGE, arguments)
         experiment.configs(c, dict(settings))
         c.seed.set()
-        _ = c.train_set, c.valid_set, c.model, c.optimizer, c.versions
+        _ = c.train_set, c.valid_set, c.augmentation, c.model, c.optimizer, c.versions
     return c
 
 
@@ -165,16 +167,20 @@ class TrainingMetrics:
         """Add a batch of `images`: its mean loss and its number of correct predictions, both scalar tensors."""
         self._batches.append((step, images, loss, correct))
 
+    def losses(self) -> list[float]:
+        """The mean loss of each batch that was added since the last time."""
+        return torch.stack([loss for *_, loss, _ in self._batches]).tolist() if self._batches else []
+
     def save(self) -> tuple[float, float]:
-        """Log what was added since the last time. Returns its mean loss and its accuracy."""
-        if not self._batches:
+        """Log what was added since the last time, up to a non-finite loss. Returns its mean loss and its accuracy."""
+        losses = list(itertools.takewhile(math.isfinite, self.losses()))
+        batches, self._batches = self._batches[: len(losses)], []
+        if not batches:
             return float("nan"), float("nan")
-        steps, images, losses, correct = zip(*self._batches, strict=True)
-        self._batches = []
-        loss_of_batch = torch.stack(losses).tolist()
-        for step, loss in zip(steps, loss_of_batch, strict=True):
+        steps, images, _, correct = zip(*batches, strict=True)
+        for step, loss in zip(steps, losses, strict=True):
             tracker.save(step, {"loss.train": loss})
-        mean_loss = sum(n * loss for n, loss in zip(images, loss_of_batch, strict=True)) / sum(images)
+        mean_loss = sum(n * loss for n, loss in zip(images, losses, strict=True)) / sum(images)
         accuracy = int(torch.stack(correct).sum()) / sum(images)
         tracker.save(steps[-1], {"accuracy.train": accuracy})
         return mean_loss, accuracy

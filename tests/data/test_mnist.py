@@ -6,6 +6,7 @@ import pytest
 import torch
 import torchvision
 
+from labml_bn.data.augmentation import Augmentation
 from labml_bn.data.mnist import CLASSES, ImageSet, load
 
 
@@ -66,6 +67,23 @@ def test_shuffled_batches(train_set: ImageSet) -> None:
     assert sorted(first) == list(range(1000)) != first
     others = [order(5, 1), order(6, 0), order(4, 1)]
     assert all(first != other for other in others)
+
+
+def test_augmented_batches(train_set: ImageSet) -> None:
+    """The same images in the same order, distorted; the background stays the background. A resume gives the same."""
+    small = ImageSet.of("MNIST", train_set.images[:300], train_set.labels[:300], torch.float32)
+    augmentation = Augmentation(shift=2, rotation=10)
+    plain, augmented = (list(small.shuffled(64, 5, 1, 0, given)) for given in (Augmentation(), augmentation))
+    background = (torch.zeros(()) - small.mean) / small.std
+    for (x, labels), (y, same_labels) in zip(plain, augmented, strict=True):
+        assert torch.equal(labels, same_labels)
+        assert not torch.equal(x, y)
+        assert (y[..., 0, 0] == background).all()
+    resumed = list(small.shuffled(64, 5, 1, 3, augmentation))
+    for ours, theirs in zip(resumed, augmented[3:], strict=True):
+        assert torch.equal(ours[0], theirs[0])
+    for (x, _), index in zip(small.batches(100), range(3), strict=True):
+        assert torch.equal(x, small.batch(slice(100 * index, 100 * index + 100))[0])
 
 
 def test_only_verified_files_are_read(data_path: Path, tmp_path: Path) -> None:

@@ -25,6 +25,6 @@ def test_a_diverged_network(trained: Path, test_set: ImageSet, tmp_path: Path) -
     Image.fromarray(test_set.images[0].numpy()).save(tmp_path / "0.png")
     network = load_weights(trained / WEIGHTS)
     with torch.no_grad():
-        network.model.fc2.weight.fill_(torch.nan)
+        network.model.get_parameter("fc2.weight").fill_(torch.nan)
     with pytest.raises(UserError, match="the network outputs NaN or infinity"):
         predict(network, [tmp_path / "0.png"])

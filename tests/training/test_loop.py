@@ -1,6 +1,7 @@
 """The training loop against a textbook loop in plain PyTorch, and what it reports to a watcher."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,8 +10,9 @@ from torch.nn import functional as F
 
 from labml_bn.data.mnist import ImageSet
 from labml_bn.models import ConvNet
-from labml_bn.training import tracking
+from labml_bn.training import loop, tracking
 from labml_bn.training.loop import DivergedError, Evaluation, evaluate, train
+from tests.conftest import metrics
 
 
 class Witness:
@@ -99,6 +101,37 @@ def test_evaluation_does_not_change_the_network(settings: dict[str, object], tra
     torch.testing.assert_close(dict(c.model.state_dict()), before, rtol=0, atol=0)
 
 
+def test_losses_that_are_checked_at_the_next_validation(
+    settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: the error names the first step with a non-finite loss, and the log ends before it."""
+    step: Any = loop.train_step
+
+    def unchecked(*arguments: Any) -> Any:
+        *others, check_loss = arguments
+        assert check_loss is True
+        return step(*others, False)
+
+    monkeypatch.setattr(loop, "train_step", unchecked)
+    c = tracking.prepare({**settings, "inner_iterations": 2})
+
+    class Corrupter(Witness):
+        def batch(self, images: int) -> None:
+            super().batch(images)
+            if len(self.batches) == 10:
+                with torch.no_grad():
+                    c.model.get_parameter("conv2.weight")[0] = torch.inf
+
+    witness = Corrupter()
+    with (
+        pytest.raises(DivergedError, match=r"^epoch 1, step 11: the loss is nan: non-finite values; first in "),
+        tracking.recording() as run,
+    ):
+        train(c, witness)
+    assert len(witness.batches) == 16
+    assert [step for step, _ in metrics(run)["loss.train"]] == [64 * step for step in range(1, 11)]
+
+
 def test_a_network_with_non_finite_weights_is_not_saved(settings: dict[str, object]) -> None:
     """The loss was finite, but the weights after the step are not."""
     c = tracking.prepare({**settings, "checkpoint_interval": 0.1})
@@ -109,7 +142,7 @@ def test_a_network_with_non_finite_weights_is_not_saved(settings: dict[str, obje
             super().batch(images)
             if len(self.batches) == 4:
                 with torch.no_grad():
-                    c.model.conv2.weight[0] = torch.inf
+                    c.model.get_parameter("conv2.weight")[0] = torch.inf
 
     with (
         pytest.raises(DivergedError, match=r"epoch 1, step 4: non-finite values; first in conv2's weight"),

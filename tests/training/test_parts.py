@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 
+from labml_bn.data import augmentation
 from labml_bn.models import ConvNet
 from labml_bn.settings import KEYS, default
-from labml_bn.training.parts import Configs, Device, Optimizer, Seed
+from labml_bn.training.parts import Augmentation, Configs, Device, Optimizer, Seed
 
-NESTED = {"seed": Seed, "device": Device, "optimizer": Optimizer}
+NESTED = {"seed": Seed, "device": Device, "optimizer": Optimizer, "augmentation": Augmentation}
 
 
 def test_every_setting_is_passed_to_labml() -> None:
@@ -19,11 +21,13 @@ def test_every_setting_is_passed_to_labml() -> None:
 
 
 def test_labml_has_no_other_settings() -> None:
-    computed = {"seed", "device", "optimizer", "train_set", "valid_set", "model", "versions"}
+    computed = {"seed", "device", "optimizer", "augmentation", "train_set", "valid_set", "model", "versions"}
     assert set(Configs.__annotations__) - computed == {key for key in KEYS if "." not in key}
     assert set(Device.__annotations__) - {"device"} == {"use_cuda", "cuda_device"}
     keys = {key.removeprefix("optimizer.") for key in KEYS if key.startswith("optimizer.")}
     assert set(Optimizer.__annotations__) - {"parameters"} == keys
+    keys = {key.removeprefix("augmentation.") for key in KEYS if key.startswith("augmentation.")}
+    assert set(Augmentation.__annotations__) - {"augmentation"} == keys
 
 
 def test_values_override_defaults(data_path: Path) -> None:
@@ -47,6 +51,42 @@ def test_values_override_defaults(data_path: Path) -> None:
     assert (group["lr"], group["momentum"]) == (0.25, 0.125)
     assert [id(parameter) for parameter in group["params"]] == [id(parameter) for parameter in c.model.parameters()]
     assert (len(c.train_set), len(c.valid_set)) == (100, 10_000)
+
+
+def test_the_augmentation() -> None:
+    c = Configs()
+    c._set_values({"augmentation.shift": 2.0, "augmentation.elastic": 1.0})
+    assert c.augmentation == augmentation.Augmentation(shift=2.0, elastic=1.0)
+
+
+@pytest.mark.parametrize("name", ["Adam", "SGD"])
+def test_weight_decay_and_schedule(name: str) -> None:
+    """Only the weights of convolutions and linear layers are decayed; the schedule is that of all parameters."""
+    c = Configs()
+    settings = {"optimizer.optimizer": name, "optimizer.weight_decay": 0.125, "optimizer.schedule": "one_cycle"}
+    c._set_values({"norm": "none", "device.use_cuda": False, **settings})
+    decayed, others = c.optimizer.param_groups
+    named = dict(c.model.named_parameters())
+    assert {id(p) for p in decayed["params"]} == {id(named[key]) for key in named if key.endswith("weight")}
+    assert {id(p) for p in others["params"]} == {id(named[key]) for key in named if key.endswith("bias")}
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.125, 0)
+    assert {(group["max_lr"], group["warmup"]) for group in c.optimizer.param_groups} == {(0.001, 0.3)}
+
+    normalized = Configs()
+    normalized._set_values({"device.use_cuda": False, **settings})
+    decayed, _ = normalized.optimizer.param_groups
+    assert [tuple(p.shape) for p in decayed["params"]] == [(20, 1, 5, 5), (50, 20, 5, 5), (500, 800), (10, 500)]
+
+
+def test_adam_decays_as_adamw() -> None:
+    c = Configs()
+    c._set_values({"optimizer.weight_decay": 0.5, "device.use_cuda": False})
+    weight = c.model.get_parameter("fc2.weight")
+    before = weight.detach().clone()
+    for parameter in c.model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    c.optimizer.step()
+    torch.testing.assert_close(weight.detach(), before * (1 - 0.001 * 0.5))
 
 
 def test_two_runs_share_nothing() -> None:

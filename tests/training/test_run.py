@@ -64,6 +64,56 @@ def test_ended_by_a_signal(
     assert_same(run, full_run)
 
 
+#: Settings that change how a step is taken.
+UNUSUAL = [
+    *("layers=P2-8C3-P2-4C3-30N-20N", "train_samples=1010", "precision=bfloat16", "checkpoint_interval=0.5"),
+    *("optimizer.schedule=one_cycle", "optimizer.weight_decay=0.1", "optimizer.learning_rate=0.01"),
+    *("augmentation.shift=2", "augmentation.rotation=10", "augmentation.scale=0.1", "augmentation.shear=5"),
+    "augmentation.elastic=1",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [[], ["compile=true"]], ids=["", "compile"])
+def test_unusual_settings(
+    begin: Begin, command: Run, work: Path, environment: dict[str, str], small: list[str], more: list[str]
+) -> None:
+    """A run with them is bit-identical after an interruption, and its network can be evaluated and exported."""
+    environment["TORCHINDUCTOR_CACHE_DIR"] = str(work / "inductor")
+    settings = [*small, *UNUSUAL, *more]
+    assert command("train", *settings).returncode == 0
+    (whole,) = runs(work)
+    process = begin(*settings)
+    wait_for(process, "epoch 2/3 step 8")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=120)
+    run = runs(work)[-1]
+    assert read_run(run).status == "interrupted"
+    assert command("train", "--resume", run).returncode == 0
+    assert_same(run, whole)
+    final = metrics(run)["accuracy.test"][-1][1][0]
+    shown = command("evaluate", run)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert f"accuracy {final:.2%}" in shown.stdout
+    assert command("evaluate", run, "--statistics", "population:500").returncode == 0
+    assert {f"bn.norm{number}.running_var" for number in (1, 2, 3, 4)} < set(metrics(run))
+    if not more:
+        done = command("export", run, "digits.onnx")
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_without_a_compiler(train: Run, work: Path, environment: dict[str, str], small: list[str]) -> None:
+    """One line, and nothing was written."""
+    environment |= {"PATH": str(work), "TORCHINDUCTOR_CACHE_DIR": str(work.parent / "inductor")}
+    done = train(*small, "compile=true")
+    assert done.returncode == 1
+    error = done.stderr.splitlines()[-1]  # on some machines torch prints a warning before
+    assert error.startswith("error: compile=true needs torch.compile and a C++ compiler (environment variable CXX): ")
+    assert "No working C++ compiler found" in error
+    assert "Traceback" not in done.stderr
+    assert list(work.iterdir()) == []
+
+
 def test_killed_between_checkpoints(begin: Begin, train: Run, work: Path, small: list[str], full_run: Path) -> None:
     """Log entries after the checkpoint are discarded and regenerated."""
     process = begin(*small)
@@ -244,6 +294,7 @@ def test_a_finished_run_is_reported(full_run: Path, work: Path, train: Run) -> N
         ("norm=none", "error: norm=none cannot be changed when resuming (norm was batch_norm); only epochs,"),
         ("train_samples=500", "error: train_samples=500 cannot be changed when resuming (train_samples was 1000)"),
         ("optimizer.learning_rate=0.1", "error: optimizer.learning_rate=0.1 cannot be changed when resuming"),
+        ("compile=true", "error: compile=True cannot be changed when resuming (compile was False)"),
         ("inner_iterations=2", "error: inner_iterations=2 cannot be changed when resuming"),
         ("epochs=2", "error: epochs=2: the run is already in epoch 3"),
     ],
