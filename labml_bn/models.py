@@ -21,12 +21,18 @@ NORMS: dict[str, tuple[Callable[[int], nn.Module], Callable[[int], nn.Module]]] 
 }
 
 
-#: A layer: its kind, its width and its kernel size. ("C", 20, 5) is a convolution with 20 filters of 5 × 5, without
-#: padding, ("P", 0, 2) max pooling of 2 × 2, ("N", 500, 0) a linear layer of 500 units.
-Layer = tuple[str, int, int]
+#: A layer: its kind, its width, its kernel size and its stride. ("C", 20, 5, 1) is a convolution with 20 filters of
+#: 5 × 5, without padding, ("P", 0, 2, 2) max pooling of 2 × 2, ("N", 500, 0, 0) a linear layer of 500 units.
+Layer = tuple[str, int, int, int]
 
 #: The layers of `ConvNet` by default. `settings.py` has a notation for them.
-LAYERS: tuple[Layer, ...] = (("C", 20, 5), ("P", 0, 2), ("C", 50, 5), ("P", 0, 2), ("N", 500, 0))
+LAYERS: tuple[Layer, ...] = (
+    ("C", 20, 5, 1),
+    ("P", 0, 2, 2),
+    ("C", 50, 5, 1),
+    ("P", 0, 2, 2),
+    ("N", 500, 0, 0),
+)
 
 
 class ConvNet(nn.Module):
@@ -66,21 +72,22 @@ def _modules(norm: str, layers: Sequence[Layer], classes: int) -> Iterator[tuple
     # gives the same, and there is a quarter as much to do.
     separate_relu, relu_due = norm != "batch_norm", False
     channels, side = 1, 28
-    for kind, width, size in layers:
+    for kind, width, size, stride in layers:
         if kind == "C":
             if relu_due:
                 yield "relu", nn.ReLU()
-            yield "conv", nn.Conv2d(channels, width, size, bias=bias)
+            yield "conv", nn.Conv2d(channels, width, size, stride, bias=bias)
             yield "norm", after_convolution(width)
-            channels, side, relu_due = width, side - size + 1, separate_relu
+            channels, relu_due = width, separate_relu
         elif kind == "P":
             yield "pool", nn.MaxPool2d(size)
-            side //= size
+        if kind != "N":
+            side = (side - size) // stride + 1
     if relu_due:
         yield "relu", nn.ReLU()
     yield "flatten", nn.Flatten()
     features = channels * side * side
-    for kind, width, _ in layers:
+    for kind, width, _, _ in layers:
         if kind == "N":
             yield "fc", nn.Linear(features, width, bias=bias)
             yield "norm", after_linear(width)

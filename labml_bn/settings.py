@@ -44,25 +44,29 @@ def _between(low: int, high: int) -> Range:
 
 
 #: One word of the setting `layers`: a convolution, a pooling or a linear layer.
-_LAYER = re.compile(r"([1-9][0-9]{0,3})C([1-9][0-9]?)|P([1-9][0-9]?)|([1-9][0-9]{0,3})N")
-_NOTATION = "20C5 (convolution, 20 filters of 5x5), P2 (max pooling 2x2) or 500N (linear, 500 units), joined by -"
+_LAYER = re.compile(r"([1-9][0-9]{0,3})C([1-9][0-9]?)(?:S([1-9][0-9]?))?|P([1-9][0-9]?)|([1-9][0-9]{0,3})N")
+_NOTATION = (
+    "20C5 (convolution, 20 filters of 5x5; 20C5S2: with stride 2), P2 (max pooling 2x2) or 500N (linear, 500 units), "
+    "joined by -"
+)
 
 
-def parsed_layers(notation: str) -> list[tuple[str, int, int]]:
-    """The layers in a value of the setting `layers`, each as its kind, its width and its kernel size.
+def parsed_layers(notation: str) -> list[tuple[str, int, int, int]]:
+    """The layers in a value of the setting `layers`, each as its kind, its width, its kernel size and its stride.
 
-    20C5 is ("C", 20, 5), P2 is ("P", 0, 2), 500N is ("N", 500, 0). Raises UsageError, in one line, for anything else,
-    for a kernel that is larger than its input, and for a convolution or pooling after a linear layer.
+    20C5 is ("C", 20, 5, 1), 20C5S2 is ("C", 20, 5, 2), P2 is ("P", 0, 2, 2), 500N is ("N", 500, 0, 0). Raises
+    UsageError, in one line, for anything else, for a kernel that is larger than its input, and for a convolution or
+    pooling after a linear layer.
     """
-    layers: list[tuple[str, int, int]] = []
+    layers: list[tuple[str, int, int, int]] = []
     side = 28
     for number, word in enumerate(notation.split("-"), 1):
         match = _LAYER.fullmatch(word)
         if match is None:
             raise UsageError(f"layers: {reprlib.repr(word)} is not a layer: write {_NOTATION}")
-        filters, kernel, pool, units = (int(group or 0) for group in match.groups())
+        filters, kernel, stride, pool, units = (int(group or 0) for group in match.groups())
         if units:
-            layers.append(("N", units, 0))
+            layers.append(("N", units, 0, 0))
             continue
         if layers and layers[-1][0] == "N":
             raise UsageError(f"layers: {word} (layer {number}) cannot follow a linear layer")
@@ -71,8 +75,9 @@ def parsed_layers(notation: str) -> list[tuple[str, int, int]]:
                 f"layers: {word} (layer {number}) is larger than its input: there the 28x28 image has shrunk to "
                 f"{side}x{side}"
             )
-        side = side - kernel + 1 if kernel else side // pool
-        layers.append(("C", filters, kernel) if kernel else ("P", 0, pool))
+        layers.append(("C", filters, kernel, stride or 1) if kernel else ("P", 0, pool, pool))
+        _, _, size, stride = layers[-1]
+        side = (side - size) // stride + 1
     return layers
 
 
@@ -97,11 +102,11 @@ KEYS: dict[str, Key] = {
     "layers": Key(
         str,
         "20C5-P2-50C5-P2-500N",
-        "the layers before the last: convolutions (20 filters of 5x5), max pooling (2x2), linear (500 units)",
+        "the layers before the last: convolutions (20 filters of 5x5; stride 2: 20C5S2), max pooling, linear",
         _LAYERS,
     ),
     "train_batch_size": Key(int, 64, "images in a training batch", _between(1, 60_000)),
-    "valid_batch_size": Key(int, 1024, "images in a validation batch", _at_least(1)),
+    "valid_batch_size": Key(int, 256, "images in a validation batch", _at_least(1)),
     "inner_iterations": Key(int, 10, "validations an epoch, each on the next part of the test images", _at_least(1)),
     "train_samples": Key(int, 60_000, "how many of the training images to use", _between(1, 60_000)),
     "valid_samples": Key(int, 10_000, "how many of the test images to use", _between(1, 10_000)),

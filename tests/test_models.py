@@ -36,6 +36,7 @@ def test_layers(norm: str) -> None:
         ("30N-20N", "flatten fc norm relu fc norm relu fc", 28 * 28),
         ("8C3-P2-P2-4C3-4C1-12N", "conv norm pool pool relu conv norm relu conv norm relu flatten fc norm relu fc", 64),
         ("P2-3C14", "pool conv norm relu flatten fc", 3),
+        ("6C5S2-5C4S3-P2", "conv norm relu conv norm pool relu flatten fc", 5),
     ],
 )
 def test_other_layers(norm: str, notation: str, modules: str, features: int) -> None:

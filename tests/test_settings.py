@@ -21,7 +21,7 @@ def test_defaults_are_the_annotated_experiments() -> None:
         "norm": "batch_norm",
         "layers": "20C5-P2-50C5-P2-500N",
         "train_batch_size": 64,
-        "valid_batch_size": 1024,
+        "valid_batch_size": 256,
         "inner_iterations": 10,
         "train_samples": 60_000,
         "valid_samples": 10_000,
@@ -225,14 +225,15 @@ def test_a_batch_of_one_is_fine_without_normalization() -> None:
 @pytest.mark.parametrize(
     ("notation", "layers"),
     [
-        ("20C5-P2", [("C", 20, 5), ("P", 0, 2)]),
-        ("P2", [("P", 0, 2)]),
-        ("500N-10N", [("N", 500, 0), ("N", 10, 0)]),
-        ("8C28", [("C", 8, 28)]),
-        ("P3-9999C9", [("P", 0, 3), ("C", 9999, 9)]),
+        ("20C5-P2", [("C", 20, 5, 1), ("P", 0, 2, 2)]),
+        ("P2", [("P", 0, 2, 2)]),
+        ("500N-10N", [("N", 500, 0, 0), ("N", 10, 0, 0)]),
+        ("8C28", [("C", 8, 28, 1)]),
+        ("16C5S2-4C12", [("C", 16, 5, 2), ("C", 4, 12, 1)]),
+        ("P3-9999C9", [("P", 0, 3, 3), ("C", 9999, 9, 1)]),
     ],
 )
-def test_layers(notation: str, layers: list[tuple[str, int, int]]) -> None:
+def test_layers(notation: str, layers: list[tuple[str, int, int, int]]) -> None:
     assert parsed_layers(notation) == layers
     assert read([f"layers={notation}"]) == {"layers": notation}
 

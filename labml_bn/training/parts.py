@@ -17,6 +17,7 @@ from labml_bn.data import augmentation, mnist
 from labml_bn.data.mnist import ImageSet
 from labml_bn.models import ConvNet, choose_device
 from labml_bn.settings import default, parsed_layers
+from labml_bn.training import optimizers
 from labml_bn.training.labml_patches import silence_monitor
 
 
@@ -135,12 +136,12 @@ def _optimizer(c: Configs) -> Optimizer:
 @option(Optimizer.optimizer, "Adam")
 def _adam(c: Optimizer) -> torch.optim.Optimizer:
     betas = (c.betas[0], c.betas[1])
-    return torch.optim.Adam(_groups(c), c.learning_rate, betas, c.eps, decoupled_weight_decay=True, fused=True)
+    return optimizers.Adam(_groups(c), c.learning_rate, betas, c.eps, decoupled_weight_decay=True, fused=True)
 
 
 @option(Optimizer.optimizer, "SGD")
 def _sgd(c: Optimizer) -> torch.optim.Optimizer:
-    return torch.optim.SGD(_groups(c), c.learning_rate, c.momentum, fused=True)
+    return optimizers.SGD(_groups(c), c.learning_rate, c.momentum, fused=True)
 
 
 def _groups(c: Optimizer) -> list[dict[str, Any]]:

@@ -21,6 +21,7 @@ from labml_bn.training import checkpoint, loop, tracking
 from labml_bn.training.console import Console
 from labml_bn.training.forward import check_compiler
 from labml_bn.training.log import Position
+from labml_bn.training.memory import keep_freed_memory
 from labml_bn.training.stopping import Stop
 
 
@@ -64,6 +65,7 @@ def _train(settings: Mapping[str, Any], run: Path | None = None, state: dict[str
     values = complete(settings)
     if values["compile"]:
         check_compiler(choose_device(values["device.use_cuda"], values["device.cuda_device"]))
+    keep_freed_memory()
     c = tracking.prepare(settings, run)
     if c.device.type == "cuda":
         torch.use_deterministic_algorithms(True)  # two runs with the same seed agree to the last bit
