@@ -110,6 +110,12 @@ KEYS: dict[str, Key] = {
     "inner_iterations": Key(int, 10, "validations an epoch, each on the next part of the test images", _at_least(1)),
     "train_samples": Key(int, 60_000, "how many of the training images to use", _between(1, 60_000)),
     "valid_samples": Key(int, 10_000, "how many of the test images to use", _between(1, 10_000)),
+    "held_out": Key(
+        int,
+        0,
+        "how many of the last training images to leave out of training and validate on, instead of the test images",
+        _between(0, 59_999),
+    ),
     "channels_last": Key(bool, True, "whether images are in channels_last memory format, which is faster"),
     "dtype": Key(str, "float32", "the dtype of weights and activations", ["float32", "float64"]),
     "precision": Key(
@@ -163,6 +169,11 @@ CHANGEABLE = ("epochs", "device.use_cuda", "device.cuda_device", "checkpoint_int
 #: The config files of this project: beside the package in a repository, inside it if it was installed from a wheel.
 _PACKAGE = Path(__file__).parent
 CONFIGS = next((path for path in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if path.is_dir()), _PACKAGE)
+
+
+def training_images(train_samples: int, held_out: int) -> int:
+    """How many images a run is trained on: the first ones of the training images."""
+    return min(train_samples, 60_000 - held_out)
 
 
 def default(key: str) -> Any:
@@ -342,7 +353,7 @@ def check_together(settings: Mapping[str, Any]) -> None:
 
     if value("precision") != "full" and value("dtype") != "float32":
         raise UsageError(f"precision={value('precision')} needs dtype=float32, got dtype={value('dtype')}")
-    images, batch = value("train_samples"), value("train_batch_size")
+    images, batch = training_images(value("train_samples"), value("held_out")), value("train_batch_size")
     if value("norm") != "none" and (batch == 1 or images % batch == 1):
         raise UsageError(
             f"train_batch_size={batch} makes a batch of one image (of {images}), "

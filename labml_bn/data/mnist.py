@@ -101,9 +101,16 @@ class Batches(Iterable[tuple[Tensor, Tensor]]):
 
 
 def load(
-    dataset: str, data_path: Path, *, train: bool, samples: int, device: torch.device, dtype: torch.dtype
+    dataset: str,
+    data_path: Path,
+    *,
+    train: bool,
+    samples: int,
+    skipped: int = 0,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> ImageSet:
-    """The first `samples` images of the training or the test split of `dataset`, a key of `PIXELS`.
+    """`samples` images, after the first `skipped`, of the training or the test split of `dataset`, a key of `PIXELS`.
 
     Missing files are downloaded to `data_path`. Raises UserError if they cannot be obtained.
     """
@@ -111,7 +118,10 @@ def load(
     split = "train" if train else "t10k"
     # The files are verified, so their format is known: a short header, then a byte for each pixel or label.
     # torchvision would read the same, after an import that takes longer than torch's own.
-    pixels = np.fromfile(folder / f"{split}-images-idx3-ubyte", np.uint8, count=samples * 28 * 28, offset=16)
-    classes = np.fromfile(folder / f"{split}-labels-idx1-ubyte", np.uint8, count=samples, offset=8)
+    size = 28 * 28
+    pixels = np.fromfile(
+        folder / f"{split}-images-idx3-ubyte", np.uint8, count=samples * size, offset=16 + skipped * size
+    )
+    classes = np.fromfile(folder / f"{split}-labels-idx1-ubyte", np.uint8, count=samples, offset=8 + skipped)
     images, labels = torch.from_numpy(pixels.reshape(-1, 28, 28)), torch.from_numpy(classes).long()
     return ImageSet.of(dataset, images.to(device), labels.to(device), dtype)

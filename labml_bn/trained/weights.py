@@ -19,7 +19,7 @@ from labml_bn.data.mnist import ImageSet
 from labml_bn.models import ConvNet, choose_device
 from labml_bn.records.folder import find_run
 from labml_bn.records.saved import check_format, matching_architecture, read_settings
-from labml_bn.settings import complete, parsed_layers
+from labml_bn.settings import complete, parsed_layers, training_images
 
 #: The file in a run's folder.
 WEIGHTS = "model.safetensors"
@@ -49,10 +49,11 @@ class Trained:
 
     def train_set(self) -> ImageSet:
         """The images that it was trained on. Raises UserError if they cannot be obtained."""
-        return self._load(train=True, samples=self.settings["train_samples"])
+        samples = training_images(self.settings["train_samples"], self.settings["held_out"])
+        return self._load(train=True, samples=samples)
 
     def valid_set(self) -> ImageSet:
-        """The test images that it was evaluated on. Raises UserError if they cannot be obtained."""
+        """The test images, as many as its settings say. Raises UserError if they cannot be obtained."""
         return self._load(train=False, samples=self.settings["valid_samples"])
 
     def _load(self, *, train: bool, samples: int) -> ImageSet:

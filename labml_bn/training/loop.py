@@ -90,14 +90,15 @@ def train(
             p.metrics.add(p.seen, len(labels), loss, correct)
             watcher.batch(len(labels))
 
+            valid = None
             if schedule.validation_due(p.step):
-                _validate(c, watcher, p, schedule.share(p.step, len(c.valid_set)))
+                valid = _validate(c, watcher, p, schedule.share(p.step, len(c.valid_set)))
             interrupt = stop.requested
             epoch_ends = schedule.epoch_ends(p.step)
             save_due = schedule.checkpoint_due(p.epoch, p.step) or interrupt is not None
             if epoch_ends or save_due:
                 _check_finite(c.model, p)
-            epoch_test = _end_epoch(c, p) if epoch_ends else None
+            epoch_test = _end_epoch(c, p, valid) if epoch_ends else None
             finished = p.epoch == c.epochs
             if save_due or finished:
                 save(p, epoch_test)
@@ -156,23 +157,30 @@ def train_step(
     return loss.detach(), (logits.argmax(dim=1) == labels).sum()
 
 
-def _validate(c: Configs, watcher: Watcher, p: Progress, share: range) -> None:
-    """Log the training metrics since the last validation, and evaluate a share of the test images."""
+def _validate(c: Configs, watcher: Watcher, p: Progress, share: range) -> Evaluation | None:
+    """Log the training metrics since the last validation, and evaluate a share of the test images, if any."""
     _check_losses(c.model, p)
     train_loss, train_accuracy = p.metrics.save()
     tracking.save_running_statistics(p.seen, c.model)
     if not share:
         tracking.flush()
-        return
+        return None
     valid = evaluate(c.model, c.valid_set.batches(c.valid_batch_size, share.start, share.stop))
     tracking.save_evaluation(p.seen, "valid", valid.loss, valid.accuracy)
     tracking.flush()
     watcher.validation(p.epoch + 1, p.step, train_loss, train_accuracy, valid)
+    return valid
 
 
-def _end_epoch(c: Configs, p: Progress) -> Evaluation:
-    """Evaluate and log all the test images, and move `p` to the start of the next epoch."""
-    test = evaluate(c.model, c.valid_set.batches(c.valid_batch_size))
+def _end_epoch(c: Configs, p: Progress, valid: Evaluation | None) -> Evaluation:
+    """Evaluate and log all the test images, and move `p` to the start of the next epoch.
+
+    `valid` is the validation at this step. With one validation an epoch it has been of all the test images.
+    """
+    if valid is not None and valid.images == len(c.valid_set):
+        test = valid
+    else:
+        test = evaluate(c.model, c.valid_set.batches(c.valid_batch_size))
     tracking.save_evaluation(p.seen, "test", test.loss, test.accuracy)
     tracking.flush()
     p.epoch, p.step = p.epoch + 1, 0

@@ -16,7 +16,7 @@ from labml_bn.cli.files import resolve_folder
 from labml_bn.data import augmentation, mnist
 from labml_bn.data.mnist import ImageSet
 from labml_bn.models import ConvNet, choose_device
-from labml_bn.settings import default, parsed_layers
+from labml_bn.settings import default, parsed_layers, training_images
 from labml_bn.training import optimizers
 from labml_bn.training.labml_patches import silence_monitor
 
@@ -84,6 +84,7 @@ class Configs(BaseConfigs):  # type: ignore[misc]
     inner_iterations: int = default("inner_iterations")
     train_samples: int = default("train_samples")
     valid_samples: int = default("valid_samples")
+    held_out: int = default("held_out")
     channels_last: bool = default("channels_last")
     dtype: str = default("dtype")
     precision: str = default("precision")
@@ -177,18 +178,25 @@ def _model(c: Configs) -> ConvNet:
 
 @option(Configs.train_set)
 def _train_set(c: Configs) -> ImageSet:
-    return _image_set(c, train=True, samples=c.train_samples)
+    return _image_set(c, train=True, samples=training_images(c.train_samples, c.held_out))
 
 
 @option(Configs.valid_set)
 def _valid_set(c: Configs) -> ImageSet:
+    if c.held_out > 0:
+        return _image_set(c, train=True, samples=c.held_out, skipped=60_000 - c.held_out)
     return _image_set(c, train=False, samples=c.valid_samples)
 
 
-def _image_set(c: Configs, *, train: bool, samples: int) -> ImageSet:
-    dtype: Any = getattr(torch, c.dtype)
+def _image_set(c: Configs, *, train: bool, samples: int, skipped: int = 0) -> ImageSet:
     return mnist.load(
-        c.dataset, resolve_folder(c.data_path), train=train, samples=samples, device=c.device, dtype=dtype
+        c.dataset,
+        resolve_folder(c.data_path),
+        train=train,
+        samples=samples,
+        skipped=skipped,
+        device=c.device,
+        dtype=getattr(torch, c.dtype),
     )
 
 

@@ -70,7 +70,8 @@ def _train(settings: Mapping[str, Any], run: Path | None = None, state: dict[str
     if c.device.type == "cuda":
         torch.use_deterministic_algorithms(True)  # two runs with the same seed agree to the last bit
     progress = checkpoint.restore(c, state, run) if run and state else loop.Progress()
-    print(f"{c.dataset}, {c.train_set}, norm={c.norm}, on {c.device}", flush=True)
+    held_out = f", validated on the {c.held_out} held out" if c.held_out else ""
+    print(f"{c.dataset}, {c.train_set}{held_out}, norm={c.norm}, on {c.device}", flush=True)
     with tracking.recording(Position(**state["log"]) if state else None) as folder:
         dashboard = address.find(folder.parent.parent)
         if dashboard is not None:

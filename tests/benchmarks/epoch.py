@@ -82,22 +82,22 @@ def measure(options: Options) -> Measurements:
         yield f"test accuracy after the epoch, {CONTENDERS.get(name, name)}: {accuracy:.2%} (median of {len(runs)})"
 
 
-def run_ours(images: Images) -> Timed:
-    """Run `python -m labml_bn.train`, and read the time of its loop from its log."""
+def run_ours(images: Images, *arguments: str) -> Timed:
+    """Run `python -m labml_bn.train` with these arguments for an epoch, and read the time of its loop from its log."""
     with tempfile.TemporaryDirectory() as logs:
         settings = [f"train_samples={images.train}", f"valid_samples={images.test}", f"data_path={images.data}"]
         settings += ["epochs=1", f"logs_path={logs}", "device.use_cuda=false"]
-        total, _ = _run("labml_bn.train", *settings)
+        total, _ = _run("labml_bn.train", *arguments, *settings)
         (log,) = Path(logs).glob(f"*/*/{LOG}")
         lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     (accuracy,) = [points for line in lines for _, points in line["track"].get("accuracy.test", [])][-1]
     return Timed(lines[-1]["elapsed"], total, accuracy)
 
 
-def run_contender(name: str, images: Images) -> Timed:
+def run_contender(name: str, images: Images, *arguments: str) -> Timed:
     """Run a program in `contenders/`; the last line that it prints is JSON."""
-    arguments = ["--data", str(images.data), "--train", str(images.train), "--test", str(images.test)]
-    total, output = _run(f"tests.benchmarks.contenders.{name}", *arguments)
+    sizes = ["--data", str(images.data), "--train", str(images.train), "--test", str(images.test)]
+    total, output = _run(f"tests.benchmarks.contenders.{name}", *sizes, *arguments)
     printed = json.loads(output.splitlines()[-1])
     return Timed(printed["loop_seconds"], total - printed["not_counted_seconds"], printed["accuracy"])
 

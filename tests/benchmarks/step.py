@@ -8,8 +8,12 @@ import functools
 import tempfile
 from collections.abc import Callable
 
+from torch import Tensor
+
 from labml_bn.cli.command import run_command
+from labml_bn.settings import read
 from labml_bn.training import loop, tracking
+from labml_bn.training.parts import Configs
 from tests.benchmarks.command import run_part
 from tests.benchmarks.measuring import Measurements, Options, compare, interleaved
 
@@ -29,12 +33,18 @@ def measure(options: Options) -> Measurements:
 
 def step(norm: str, batch_size: int, options: Options) -> Callable[[], object]:
     """A function that takes a step on the first batch of a run."""
+    c, images, labels = prepare(batch_size, options, f"norm={norm}")
+    return functools.partial(loop.train_step, c.model, c.optimizer, images, labels)
+
+
+def prepare(batch_size: int, options: Options, *settings: str) -> tuple[Configs, Tensor, Tensor]:
+    """The parts of a run with these settings, and its first batch."""
     with tempfile.TemporaryDirectory() as logs:  # preparing a run writes nothing to it
-        settings = {"norm": norm, "train_batch_size": batch_size, "train_samples": batch_size, "valid_samples": 1}
-        settings |= {"device.use_cuda": False, "data_path": str(options.data), "logs_path": logs}
-        c = tracking.prepare(settings)
+        sizes = [f"train_batch_size={batch_size}", f"train_samples={batch_size}", "valid_samples=1"]
+        places = [f"data_path={options.data}", f"logs_path={logs}", "device.use_cuda=false"]
+        c = tracking.prepare(read([*settings, *sizes, *places]))
         images, labels = next(c.train_set.shuffled(batch_size, c.seed.seed, 0))
-        return functools.partial(loop.train_step, c.model, c.optimizer, images, labels)
+        return c, images, labels
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from tests.benchmarks.report import Result
 from tests.benchmarks.startup import one_step, shares_of_imports
 
 HERE = Path(__file__).parent
+PROGRAMS = [*CONTENDERS, "one_cycle"]
 MACHINE = {"CPU": "a processor", "cores": "4", "torch": "2.15.0"}
 
 
@@ -127,9 +128,9 @@ import time:       100 |        300 |   torch
 
 
 def test_each_file_begins_with_its_command() -> None:
-    assert {path.stem for path in HERE.glob("contenders/*.py")} - {"__init__", "common"} == CONTENDERS.keys()
+    assert {path.stem for path in HERE.glob("contenders/*.py")} - {"__init__", "common"} == set(PROGRAMS)
     commands = {HERE / f"{part}.py": f"tests.benchmarks.{part}" for part in PARTS}
-    commands |= {HERE / f"contenders/{name}.py": f"tests.benchmarks.contenders.{name}" for name in CONTENDERS}
+    commands |= {HERE / f"contenders/{name}.py": f"tests.benchmarks.contenders.{name}" for name in PROGRAMS}
     commands[HERE / "__main__.py"] = "tests.benchmarks"
     for path, module in commands.items():
         docstring = ast.get_docstring(ast.parse(path.read_text()))
@@ -137,7 +138,7 @@ def test_each_file_begins_with_its_command() -> None:
         assert f"`python -m {module}" in docstring.splitlines()[0]
 
 
-@pytest.mark.parametrize("part", ["layer", "step", "checkpoint"])
+@pytest.mark.parametrize("part", ["layer", "step", "tracker", "checkpoint"])
 def test_a_part_alone(part: str, data_path: Path, work: Path, environment: dict[str, str]) -> None:
     command = [sys.executable, "-m", f"tests.benchmarks.{part}", "--quick", "--data", str(data_path)]
     paths = os.pathsep.join([str(HERE.parents[1]), environment.get("PYTHONPATH", "")])
@@ -151,7 +152,7 @@ def test_a_part_alone(part: str, data_path: Path, work: Path, environment: dict[
 
 
 @pytest.mark.usefixtures("home")
-@pytest.mark.parametrize("name", CONTENDERS)
+@pytest.mark.parametrize("name", PROGRAMS)
 def test_a_contender(name: str, data_path: Path) -> None:
     if name == "annotated" and importlib.util.find_spec("labml_nn") is None:
         pytest.skip("labml-nn is not installed")

@@ -63,6 +63,25 @@ def test_validations_cover_each_test_image_once_an_epoch(
     assert final.images == 500
 
 
+def test_one_validation_an_epoch_is_the_evaluation(
+    settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All test images are evaluated once, not twice with the same weights."""
+    c = tracking.prepare({**settings, "inner_iterations": 1, "train_batch_size": 500})
+    evaluations: list[Evaluation] = []
+
+    def evaluated(*arguments: Any) -> Evaluation:
+        evaluations.append(evaluate(*arguments))
+        return evaluations[-1]
+
+    monkeypatch.setattr(loop, "evaluate", evaluated)
+    witness = Witness()
+    with tracking.recording():
+        train(c, witness)
+    assert [test for _, test in witness.epochs] == evaluations
+    assert len(evaluations) == 2
+
+
 def test_equals_a_plain_loop(settings: dict[str, object], data_path: Path) -> None:
     """The trained weights are those of the textbook loop over the same batches."""
     c = tracking.prepare({**settings, "dtype": "float64", "norm": "torch", "seed.seed": 3})

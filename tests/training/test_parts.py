@@ -53,6 +53,17 @@ def test_values_override_defaults(data_path: Path) -> None:
     assert (len(c.train_set), len(c.valid_set)) == (100, 10_000)
 
 
+@pytest.mark.parametrize(("train_samples", "left"), [(60_000, 59_000), (100, 100)])
+def test_held_out_images(data_path: Path, train_samples: int, left: int) -> None:
+    """The last training images are validated on, and not trained on."""
+    every, held_out = Configs(), Configs()
+    every._set_values({"data_path": str(data_path)})
+    held_out._set_values({"data_path": str(data_path), "held_out": 1000, "train_samples": train_samples})
+    assert torch.equal(held_out.valid_set.images, every.train_set.images[-1000:])
+    assert torch.equal(held_out.valid_set.labels, every.train_set.labels[-1000:])
+    assert torch.equal(held_out.train_set.images, every.train_set.images[:left])
+
+
 def test_the_augmentation() -> None:
     c = Configs()
     c._set_values({"augmentation.shift": 2.0, "augmentation.elastic": 1.0})

@@ -24,7 +24,7 @@ def main() -> None:
     do_not_track_modules()
     with tempfile.TemporaryDirectory() as folder:
         lab.configure({"path": folder, "data_path": str(given.data.resolve()), "experiments_path": folder})
-        torch.manual_seed(common.SEED)
+        torch.manual_seed(given.seed)
         experiment.create(name="annotated")
         c = annotated.MNISTConfigs()
         settings = {"optimizer.optimizer": "Adam", "optimizer.learning_rate": common.LEARNING_RATE}

@@ -16,11 +16,12 @@ MEAN, STD = 0.1307, 0.3081
 
 
 class Arguments(argparse.Namespace):
-    """The folder of the data sets, and how many training and test images to use."""
+    """The folder of the data sets, how many training and test images to use, and the seed."""
 
     data: Path
     train: int
     test: int
+    seed: int
 
 
 def arguments(docstring: str | None) -> Arguments:
@@ -29,6 +30,7 @@ def arguments(docstring: str | None) -> Arguments:
     parser.add_argument("--data", type=Path, default=Path("data"), help="the folder of the data sets")
     parser.add_argument("--train", type=int, default=60_000, help="training images")
     parser.add_argument("--test", type=int, default=10_000, help="test images")
+    parser.add_argument("--seed", type=int, default=SEED, help="of the weights and of the order of the images")
     return parser.parse_args(namespace=Arguments())
 
 

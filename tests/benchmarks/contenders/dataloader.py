@@ -15,7 +15,7 @@ from tests.benchmarks.contenders import common
 
 def main() -> None:
     given = common.arguments(__doc__)
-    torch.manual_seed(common.SEED)
+    torch.manual_seed(given.seed)
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((common.MEAN,), (common.STD,))])
     train_set = Subset(datasets.MNIST(str(given.data), train=True, transform=transform), range(given.train))
     test_set = Subset(datasets.MNIST(str(given.data), train=False, transform=transform), range(given.test))

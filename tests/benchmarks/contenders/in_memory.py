@@ -6,7 +6,7 @@ They are normalized once, before the loop, as one contiguous tensor. Nothing is 
 import time
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import datasets
 
@@ -23,7 +23,7 @@ def load(given: common.Arguments, *, train: bool) -> tuple[Tensor, Tensor]:
 
 def run(given: common.Arguments, *, normalize: bool) -> None:
     """Train for an epoch, validate, and print the result."""
-    torch.manual_seed(common.SEED)
+    torch.manual_seed(given.seed)
     images, labels = load(given, train=True)
     test_images, test_labels = load(given, train=False)
     model = common.network(normalize)
@@ -35,14 +35,16 @@ def run(given: common.Arguments, *, normalize: bool) -> None:
         optimizer.zero_grad()
         F.cross_entropy(model(images[index]), labels[index]).backward()
         optimizer.step()
+    accuracy = evaluate(model, test_images, test_labels)
+    common.report(time.perf_counter() - started, accuracy)
+
+
+def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> float:
+    """The fraction of correct predictions."""
     model.eval()
-    correct = 0
     with torch.no_grad():
-        for x, y in zip(
-            test_images.split(common.TEST_BATCH_SIZE), test_labels.split(common.TEST_BATCH_SIZE), strict=True
-        ):
-            correct += int((model(x).argmax(dim=1) == y).sum())
-    common.report(time.perf_counter() - started, correct / len(test_labels))
+        predicted = [model(batch).argmax(dim=1) for batch in images.split(common.TEST_BATCH_SIZE)]
+    return int((torch.cat(predicted) == labels).sum()) / len(labels)
 
 
 def main() -> None:
