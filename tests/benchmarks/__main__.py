@@ -1,6 +1,6 @@
 """All speed measurements of the project, in one table: `python -m tests.benchmarks [--quick] [PART ...]`.
 
-    python -m tests.benchmarks                 everything, 10 to 30 minutes; writes RESULTS.md and results.json
+    python -m tests.benchmarks                 everything, half an hour; writes RESULTS.md, results.json, README's table
     python -m tests.benchmarks layer step      only these parts; the others in RESULTS.md are kept
     python -m tests.benchmarks --quick         only see that it works; writes nothing
     python -m tests.benchmarks.layer           one part alone; writes nothing
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from labml_bn.cli.command import run_command
 from labml_bn.cli.errors import UserError
+from tests.benchmarks import readme
 from tests.benchmarks.command import check_load, parser, warn_if_quick
 from tests.benchmarks.machine import describe
 from tests.benchmarks.measuring import ROOT, Options
@@ -48,7 +49,7 @@ def main() -> None:
         print(as_text(results))
         warn_if_quick(given.quick)
         if not given.quick:
-            save(Path(__file__).parent, describe(), results)
+            readme.write(save(Path(__file__).parent, describe(), results))
     if failed:
         raise UserError(f"failed: {', '.join(failed)}; the others are complete")
 

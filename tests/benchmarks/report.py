@@ -47,9 +47,9 @@ def cells(results: Mapping[str, Result]) -> list[list[str]]:
     rows = [HEADING]
     for part, result in results.items():
         for row in result.rows:
-            low, high = (_ratio(value) for value in row.quartiles or (None, None))
-            times = [_time(row.ours), _time(row.theirs)]
-            rows.append([part, row.what, row.against, *times, _ratio(row.ratio), f"{low} to {high}" if low else ""])
+            low, high = (as_ratio(value) for value in row.quartiles or (None, None))
+            times = [as_time(row.ours), as_time(row.theirs)]
+            rows.append([part, row.what, row.against, *times, as_ratio(row.ratio), f"{low} to {high}" if low else ""])
     return rows
 
 
@@ -79,8 +79,8 @@ def as_markdown(machine: Mapping[str, str], results: Mapping[str, Result]) -> st
     return "\n".join(lines) + "\n"
 
 
-def save(folder: Path, machine: Mapping[str, str], results: Mapping[str, Result]) -> None:
-    """Write RESULTS.md and results.json.
+def save(folder: Path, machine: Mapping[str, str], results: Mapping[str, Result]) -> dict[str, Result]:
+    """Write RESULTS.md and results.json. Returns the results in them.
 
     Parts that were not measured this time are kept if they were measured on the same machine with the same versions.
     """
@@ -93,6 +93,7 @@ def save(folder: Path, machine: Mapping[str, str], results: Mapping[str, Result]
     ):
         with replacing(folder / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
+    return merged
 
 
 def _saved(path: Path, machine: Mapping[str, str]) -> dict[str, Result]:
@@ -105,13 +106,15 @@ def _saved(path: Path, machine: Mapping[str, str]) -> dict[str, Result]:
     return {part: Result.of(values) for part, values in saved["parts"].items()}
 
 
-def _time(seconds: float | None) -> str:
+def as_time(seconds: float | None) -> str:
+    """Seconds with three digits; nothing for None."""
     if seconds is None:
         return ""
     return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
 
 
-def _ratio(ratio: float | None) -> str:
+def as_ratio(ratio: float | None) -> str:
+    """A ratio with two decimals, or two digits if it is small; nothing for None."""
     if ratio is None:
         return ""
     return f"{ratio:.2f}" if ratio >= 0.1 else f"{ratio:.2g}"

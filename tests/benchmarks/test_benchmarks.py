@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from labml_bn.cli.errors import UserError
-from tests.benchmarks import machine, report
+from tests.benchmarks import machine, readme, report
 from tests.benchmarks.__main__ import PARTS
 from tests.benchmarks.command import measured
 from tests.benchmarks.epoch import CONTENDERS, Images, run_contender, run_ours
@@ -172,6 +172,14 @@ def test_our_run(data_path: Path) -> None:
 def test_a_run_of_one_step(data_path: Path) -> None:
     first, total = one_step(Options(data=data_path))
     assert 0 < first < total
+
+
+def test_the_table_in_the_readme_is_made_from_the_results(tmp_path: Path) -> None:
+    saved = json.loads((HERE / "results.json").read_text())["parts"]
+    copy = tmp_path / "README.md"
+    copy.write_text(readme.README.read_text())
+    readme.write({part: Result.of(values) for part, values in saved.items()}, copy)
+    assert copy.read_text() == readme.README.read_text()
 
 
 def test_wrong_use() -> None:

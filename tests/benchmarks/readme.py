@@ -1,0 +1,54 @@
+"""The README's table of speed: some of the results, between two markers. It is written with RESULTS.md."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from labml_bn.cli.files import replacing
+from tests.benchmarks.measuring import ROOT, Row
+from tests.benchmarks.report import Result, as_ratio, as_time
+
+README = ROOT / "README.md"
+BEGIN, END = "<!-- made by python -m tests.benchmarks -->", "<!-- end -->"
+
+#: The rows: the part, how the row's `what` and `against` begin there, and the words in the README.
+ROWS = [
+    ("layer", "geometric mean of 18, forward", "PyTorch", "the layer, forward and backward (mean of 18 cases)"),
+    ("layer", "largest: [64, 500] contiguous, forward", "PyTorch", "its slowest case: [64, 500]"),
+    ("layer", "geometric mean of 18, evaluation", "PyTorch", "the layer, evaluation (mean of 18 cases)"),
+    ("step", "a step, batch 64, norm=batch_norm", "norm=torch", "a training step, batch size 64"),
+    ("options", "a step, batch 64, precision=bfloat16", "the defaults", "the same, `precision=bfloat16`"),
+    ("options", "a step, batch 64, compile=true", "the defaults", "the same, `compile=true`"),
+    ("epoch", "an epoch, loop", "labml's annotated", "an epoch, validated, logged and saved"),
+    ("epoch", "an epoch, loop", "plain PyTorch with DataLoader", "an epoch"),
+    ("epoch", "an epoch, loop", "plain PyTorch, images in memory", "an epoch"),
+    ("epoch", "an epoch, loop", "plain PyTorch, images in memory, no normalization", "an epoch"),
+    ("fast", "an epoch of fast.yaml, loop", "the published recipe", "`train fast`, 99 % in one epoch"),
+    ("tracker", "the tracker", "an epoch", "the tracker's share"),
+    ("checkpoint", "a checkpoint", "an epoch", "a checkpoint"),
+    ("startup", "a run until its first step", "import torch", "a run until its first step"),
+]
+
+
+def table(results: Mapping[str, Result]) -> str:
+    """The table in Markdown. Results that are missing have no row."""
+    lines = ["| measured | relative to | time | theirs | ratio |", "| --- | --- | --- | --- | --- |"]
+    for part, what, against, words in ROWS:
+        row = _find(results[part].rows, what, against) if part in results else None
+        if row is not None:
+            times = f"{as_time(row.ours)} | {as_time(row.theirs)}"
+            lines.append(f"| {words} | {row.against} | {times} | {as_ratio(row.ratio)} |")
+    return "\n".join(lines)
+
+
+def _find(rows: list[Row], what: str, against: str) -> Row | None:
+    """The row that is meant: the one with the shortest names of those that begin so."""
+    found = [row for row in rows if row.what.startswith(what) and row.against.startswith(against)]
+    return min(found, key=lambda row: len(row.what + row.against), default=None)
+
+
+def write(results: Mapping[str, Result], readme: Path = README) -> None:
+    """Replace the table between the markers."""
+    text = readme.read_text(encoding="utf-8")
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    with replacing(readme) as temporary:
+        temporary.write_text(f"{before}{BEGIN}\n\n{table(results)}\n\n{END}{after}", encoding="utf-8")
