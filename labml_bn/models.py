@@ -1,5 +1,6 @@
 """The network, the choice of its normalization, and the device that it runs on."""
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
@@ -8,14 +9,9 @@ from torch import Tensor, nn
 
 from labml_bn.norm import BatchNorm
 
-
-def _batch_norm_relu(channels: int) -> nn.Module:
-    return BatchNorm(channels, activation="relu")
-
-
 #: What the setting `norm` can be: for a number of channels, the layer after a convolution and after a linear layer.
-NORMS: dict[str, tuple[Callable[[int], nn.Module], Callable[[int], nn.Module]]] = {
-    "batch_norm": (_batch_norm_relu, _batch_norm_relu),
+NORMS: dict[str, tuple[Callable[..., nn.Module], Callable[..., nn.Module]]] = {
+    "batch_norm": (functools.partial(BatchNorm, activation="relu"), functools.partial(BatchNorm, activation="relu")),
     "torch": (nn.BatchNorm2d, nn.BatchNorm1d),
     "none": (nn.Identity, nn.Identity),
 }
@@ -40,7 +36,8 @@ class ConvNet(nn.Module):
 
     Every convolution and linear layer but the last is followed by a normalization and a ReLU. A layer before a
     normalization has no bias, because subtracting the mean would cancel it (§3.2 of the paper); without normalization
-    every layer has one. The modules are called in their order: conv1, norm1, pool1, conv2, ...
+    every layer has one. This project's normalization includes the ReLU and a pooling of 2 × 2 that follows. The modules
+    are called in their order: conv1, norm1, conv2, ...
 
     Arguments:
         norm: the normalization between the layers, a key of `NORMS`
@@ -68,19 +65,22 @@ def _modules(norm: str, layers: Sequence[Layer], classes: int) -> Iterator[tuple
     """The modules of `ConvNet` in their order, each with its name, which gets a number."""
     after_convolution, after_linear = NORMS[norm]
     bias = norm == "none"
-    # This project's layer applies the ReLU itself, in the same pass. The others are followed by it after pooling, which
-    # gives the same, and there is a quarter as much to do.
-    separate_relu, relu_due = norm != "batch_norm", False
+    # This project's layer applies the ReLU itself, and the pooling if that comes next, in the same pass. The others
+    # are followed by the ReLU after pooling, which gives the same, and there is a quarter as much to do.
+    separate_relu, relu_due, pooled = norm != "batch_norm", False, False
     channels, side = 1, 28
-    for kind, width, size, stride in layers:
+    for (kind, width, size, stride), following in zip(layers, [*layers[1:], None], strict=True):
         if kind == "C":
             if relu_due:
                 yield "relu", nn.ReLU()
             yield "conv", nn.Conv2d(channels, width, size, stride, bias=bias)
-            yield "norm", after_convolution(width)
+            pooled = norm == "batch_norm" and following == ("P", 0, 2, 2)
+            yield "norm", after_convolution(width, max_pool=2) if pooled else after_convolution(width)
             channels, relu_due = width, separate_relu
-        elif kind == "P":
+        elif kind == "P" and not pooled:
             yield "pool", nn.MaxPool2d(size)
+        else:
+            pooled = False
         if kind != "N":
             side = (side - size) // stride + 1
     if relu_due:

@@ -23,6 +23,7 @@ ANNOTATED_NAMES = {"scale": "weight", "shift": "bias", "exp_mean": "running_mean
 
 #: What can follow the normalization, in the same pass over the data.
 ACTIVATIONS = (None, "relu")
+MAX_POOLS = (None, 2)
 
 
 class BatchNorm(_BatchNorm):
@@ -46,12 +47,15 @@ class BatchNorm(_BatchNorm):
             PyTorch, or the biased variance $\sigma^2$, as in ONNX and Keras 3
         activation: "relu" applies the ReLU in the same pass over the data, None applies nothing. The backward pass
             needs the input and per-channel vectors in either case, and no mask: it computes the sign of y again.
+        max_pool: 2 applies `torch.nn.MaxPool2d(2)` at the end, None does not. On the CPU, in channels_last, this is
+            the same pass over the data, and the backward pass finds the maxima again; else it is a pass of its own
 
     State: `weight`, `bias` (parameters), `running_mean`, `running_var` (buffers), each [channels], and
     `num_batches_tracked`, a scalar.
 
     Raises ValueError if `num_features`, `eps` or `momentum` is out of range. The forward pass raises ValueError if the
-    input has fewer than two dimensions or the wrong number of channels, or if the statistics of the batch are used and
+    input has fewer than two dimensions or the wrong number of channels, with `max_pool` if it is not [batch, channels,
+    height, width] with at least 2 × 2 positions, or if the statistics of the batch are used and
     it has only one value per channel (the variance would be 0, and the output would not depend on the input). It raises
     TypeError if the input is not of a floating dtype. An empty batch does not change the running
     statistics, but is counted in `num_batches_tracked`, as in PyTorch.
@@ -60,6 +64,7 @@ class BatchNorm(_BatchNorm):
     # Also for layers whose class was changed, and for those that an earlier version has pickled.
     unbiased: bool = True
     activation: str | None = None
+    max_pool: int | None = None
 
     def __init__(
         self,
@@ -74,29 +79,30 @@ class BatchNorm(_BatchNorm):
         bias: bool = True,
         unbiased: bool = True,
         activation: str | None = None,
+        max_pool: int | None = None,
     ) -> None:
-        check_arguments(num_features, eps, momentum, activation)
+        check_arguments(num_features, eps, momentum, activation, max_pool)
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
         if not bias:
             self.register_parameter("bias", None)
         self.unbiased = unbiased
         self.activation = activation
+        self.max_pool = max_pool
 
     def forward(self, input: Tensor) -> Tensor:
-        """Normalize `input` [batch, channels, *]. The output has its shape and dtype."""
+        """Normalize `input` [batch, channels, *]. The output has its dtype and, unless max-pooled, its shape."""
         self._check_input_dim(input)
-        relu = self.activation == "relu"
+        relu, max_pool = self.activation == "relu", self.max_pool
         if not self.training and self.running_mean is not None and self.running_var is not None:
-            return normalize_with(
-                input, self.running_mean, self.running_var, self.weight, self.bias, self.eps, relu=relu
-            )
+            statistics = self.running_mean, self.running_var
+            return normalize_with(input, *statistics, self.weight, self.bias, self.eps, relu=relu, max_pool=max_pool)
 
         if input.numel() == self.num_features:
             raise ValueError(
                 f"expected more than one value per channel to compute a variance, got an input of shape "
                 f"{tuple(input.shape)}: use a larger batch{', or evaluate with model.eval()' if self.training else ''}"
             )
-        y, count, mean, var = batch_norm(input, self.weight, self.bias, self.eps, relu=relu)
+        y, count, mean, var = batch_norm(input, self.weight, self.bias, self.eps, relu=relu, max_pool=max_pool)
         if self.training and self.track_running_stats:
             self._update_running_statistics(count, mean, var)
         return y
@@ -138,6 +144,11 @@ class BatchNorm(_BatchNorm):
             raise ValueError(
                 f"expected {self.num_features} channels in dimension 1, got an input of shape {tuple(input.shape)}"
             )
+        if self.max_pool is not None and (input.dim() != 4 or min(input.shape[2:]) < self.max_pool):
+            raise ValueError(
+                f"expected an input of shape [batch, channels, height, width] with at least {self.max_pool} × "
+                f"{self.max_pool} positions to max-pool, got {tuple(input.shape)}"
+            )
         if not input.is_floating_point():
             raise TypeError(f"expected an input of a floating dtype, got {input.dtype}")
 
@@ -152,10 +163,17 @@ class BatchNorm(_BatchNorm):
         """The arguments, as printed in the network's `repr`."""
         arguments: str = super().extra_repr()  # type: ignore[no-untyped-call]
         arguments = arguments if self.unbiased else f"{arguments}, unbiased=False"
-        return arguments if self.activation is None else f"{arguments}, activation={self.activation!r}"
+        arguments = arguments if self.activation is None else f"{arguments}, activation={self.activation!r}"
+        return arguments if self.max_pool is None else f"{arguments}, max_pool={self.max_pool}"
 
 
-def check_arguments(num_features: int, eps: float, momentum: float | None, activation: str | None = None) -> None:
+def check_arguments(
+    num_features: int,
+    eps: float,
+    momentum: float | None,
+    activation: str | None = None,
+    max_pool: int | None = None,
+) -> None:
     """Raise ValueError if an argument of the layer is out of range."""
     if num_features < 1:
         raise ValueError(f"num_features must be at least 1, got {num_features}")
@@ -165,3 +183,5 @@ def check_arguments(num_features: int, eps: float, momentum: float | None, activ
         raise ValueError(f"momentum must be in [0, 1] or None, got {momentum}")
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation must be one of {', '.join(map(repr, ACTIVATIONS))}, got {activation!r}")
+    if max_pool not in MAX_POOLS:
+        raise ValueError(f"max_pool must be one of {', '.join(map(repr, MAX_POOLS))}, got {max_pool!r}")

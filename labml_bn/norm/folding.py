@@ -80,9 +80,11 @@ def fold(model: nn.Module) -> fx.GraphModule:
             previous = node.args[0]
             expected[previous] = pair[0].get_parameter("weight").dim()  # [out, in, *] goes with [batch, out, *]
             output = previous
-            if getattr(pair[1], "activation", None) == "relu":
-                with graph.inserting_after(node):
-                    output = graph.call_function(functional.relu, (previous,))
+            with graph.inserting_before(node):
+                if getattr(pair[1], "activation", None) == "relu":
+                    output = graph.call_function(functional.relu, (output,))
+                if (max_pool := getattr(pair[1], "max_pool", None)) is not None:
+                    output = graph.call_function(functional.max_pool2d, (output, max_pool))
             node.replace_all_uses_with(output)
             graph.erase_node(node)
     for output, dimensions in expected.items():

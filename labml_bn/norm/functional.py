@@ -7,10 +7,11 @@ and `normalize` would also save intermediate results of the size of the input.
 """
 
 import functools
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from labml_bn.norm import kernels
 from labml_bn.norm.kernels.reference import widen
@@ -76,6 +77,7 @@ def batch_norm(
     eps: float,
     *,
     relu: bool = False,
+    max_pool: int | None = None,
     statistics: BatchStatistics = LOCAL,
 ) -> tuple[Tensor, int, Tensor, Tensor]:
     r"""Normalize x with the statistics of its batch (Algorithm 1).
@@ -107,14 +109,17 @@ def batch_norm(
         weight, bias: $\gamma$ and $\beta$, [channels], or None for 1 and 0
         eps: $\epsilon$, added to the variance
         relu: whether the ReLU follows, in the same pass over the data
+        max_pool: 2 if max pooling with windows of 2 × 2 follows, in the same pass if the kernel can; x must then be
+            [batch, channels, height, width]
         statistics: the source of the count, the moments and the gradient sums of the batch. The gradients of weight and
             bias cover x alone, as with `torch.nn.SyncBatchNorm`, and must be summed over processes.
 
-    Returns (y, count, mean, var): y in the shape and dtype of x, and the count, mean and biased variance as
-    `BatchStatistics.moments` gives them, not differentiable.
+    Returns (y, count, mean, var): y in the dtype of x and, unless pooled, in its shape; and the count, mean and biased
+    variance as `BatchStatistics.moments` gives them, not differentiable.
     """
-    y, count, mean, var, _ = apply(BatchStatisticsNorm, x, weight, bias, eps, relu, statistics)
-    return y, count, mean, var
+    in_one_pass = pools_in_one_pass(x, max_pool, statistics)
+    y, count, mean, var, _ = apply(BatchStatisticsNorm, x, weight, bias, eps, relu, in_one_pass, statistics)
+    return y if in_one_pass else pooled(y, max_pool), count, mean, var
 
 
 def normalize_with(
@@ -126,23 +131,35 @@ def normalize_with(
     eps: float,
     *,
     relu: bool = False,
+    max_pool: int | None = None,
 ) -> Tensor:
     """Normalize x [batch, channels, *] with a given mean and variance, each [channels] (Algorithm 2, step 11).
 
     The mean and variance are constants: they get no gradient. The backward pass uses their values at the time of the
-    forward pass, even if the running statistics have been updated since. `relu` is that of `batch_norm`. Returns y in
-    the shape and dtype of x.
+    forward pass, even if the running statistics have been updated since. `relu` and `max_pool` are those of
+    `batch_norm`. Returns y in the dtype of x and, unless pooled, in its shape.
     """
-    if not torch.is_grad_enabled():
-        kernel = kernels.choose(x)
-        if kernels.is_fused(kernel):
-            return cast(Tensor, kernel.inference(x, mean, var, weight, bias, eps, relu))
-        inv_std = torch.rsqrt(widen(var) + eps)
-        return cast(Tensor, kernel.normalize(x, widen(mean), inv_std, weight, bias, relu))
-    with torch.no_grad():
-        mean, inv_std = widen(mean).clone(), torch.rsqrt(widen(var) + eps)
-    y: Tensor = apply(FixedStatisticsNorm, x, mean, inv_std, weight, bias, relu)
-    return y
+    in_one_pass = pools_in_one_pass(x, max_pool)
+    y: Tensor
+    if torch.is_grad_enabled():
+        with torch.no_grad():
+            mean, inv_std = widen(mean).clone(), torch.rsqrt(widen(var) + eps)
+        y = apply(FixedStatisticsNorm, x, mean, inv_std, weight, bias, relu, in_one_pass)
+    elif kernels.is_fused(kernel := kernels.choose(x)):
+        y = kernel.inference(x, mean, var, weight, bias, eps, relu, in_one_pass)
+    else:
+        y = kernel.normalize(x, widen(mean), torch.rsqrt(widen(var) + eps), weight, bias, relu)
+    return y if in_one_pass else pooled(y, max_pool)
+
+
+def pools_in_one_pass(x: Tensor, max_pool: int | None, statistics: BatchStatistics = LOCAL) -> bool:
+    """Whether the function that normalizes x also max-pools. If not, PyTorch's max pooling follows it."""
+    return max_pool == 2 and statistics is LOCAL and kernels.can_pool(x)
+
+
+def pooled(y: Tensor, max_pool: int | None) -> Tensor:
+    """y after PyTorch's max pooling, if any."""
+    return y if max_pool is None else functional.max_pool2d(y, max_pool)
 
 
 class BatchStatisticsNorm(torch.autograd.Function):
@@ -152,13 +169,19 @@ class BatchStatisticsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, relu: bool, statistics: BatchStatistics
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        eps: float,
+        relu: bool,
+        pool: bool,
+        statistics: BatchStatistics,
     ) -> tuple[Tensor, int, Tensor, Tensor, Tensor]:
         """Compute y, the statistics that `batch_norm` returns, and the inverse standard deviation."""
         kernel = kernels.choose(x)
         count = x.numel() // x.shape[1]
         if count > 0 and statistics is LOCAL and kernels.is_fused(kernel):
-            y, mean, var, inv_std = kernel.forward(x, weight, bias, eps, relu)
+            y, mean, var, inv_std = kernel.forward(x, weight, bias, eps, relu, pool)
         else:
             count, mean, var = statistics.moments(x)
             inv_std = torch.rsqrt(var + eps)
@@ -168,7 +191,7 @@ class BatchStatisticsNorm(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
         """Keep what the backward pass needs."""
-        x, weight, bias, ctx.eps, ctx.relu, ctx.statistics = inputs
+        x, weight, bias, ctx.eps, ctx.relu, _, ctx.statistics = inputs
         _, ctx.count, mean, var, inv_std = output
         ctx.mark_non_differentiable(mean, var, inv_std)
         ctx.set_materialize_grads(False)  # no zeros for the gradients of the statistics
@@ -195,7 +218,7 @@ class BatchStatisticsNorm(torch.autograd.Function):
         """
         dy = gradients[0]
         if dy is None:
-            return None, None, None, None, None, None
+            return None, None, None, None, None, None, None
         x, weight, bias, mean, inv_std = ctx.saved_tensors
         needs_dx, needs_dweight, needs_dbias = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():
@@ -216,7 +239,7 @@ class BatchStatisticsNorm(torch.autograd.Function):
                 dx = kernel.input_gradient(dy, *saved, batch_dy / m, batch_dy_xhat / m, ctx.relu)
         dweight = sum_dy_xhat.to(weight.dtype) if needs_dweight else None
         dbias = sum_dy.to(bias.dtype) if needs_dbias else None
-        return dx, dweight, dbias, None, None, None
+        return dx, dweight, dbias, None, None, None, None
 
 
 class FixedStatisticsNorm(torch.autograd.Function):
@@ -226,16 +249,24 @@ class FixedStatisticsNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        x: Tensor, mean: Tensor, inv_std: Tensor, weight: Tensor | None, bias: Tensor | None, relu: bool
+        x: Tensor,
+        mean: Tensor,
+        inv_std: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        relu: bool,
+        pool: bool,
     ) -> Tensor:
         """Compute y."""
-        y: Tensor = kernels.choose(x).normalize(x, mean, inv_std, weight, bias, relu)
+        normalize = kernels.choose(x).normalize
+        arguments = (x, mean, inv_std, weight, bias, relu)
+        y: Tensor = normalize(*arguments, pool=True) if pool else normalize(*arguments)  # not every kernel can pool
         return y
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         """Keep what the backward pass needs."""
-        x, mean, inv_std, weight, bias, ctx.relu = inputs
+        x, mean, inv_std, weight, bias, ctx.relu, _ = inputs
         ctx.save_for_backward(x, mean, inv_std, weight, bias)
 
     @staticmethod
@@ -243,7 +274,7 @@ class FixedStatisticsNorm(torch.autograd.Function):
         r"""The derivative of an affine map: $\partial\ell/\partial x_i = \gamma s \, \partial\ell/\partial y_i$."""
         (dy,) = gradients
         x, _, _, weight, bias = saved = ctx.saved_tensors
-        needs_dx, _, _, needs_dweight, needs_dbias, _ = ctx.needs_input_grad
+        needs_dx, _, _, needs_dweight, needs_dbias, _, _ = ctx.needs_input_grad
         kernel = kernels.choose(x, dy)
         dx = kernel.input_gradient(dy, *saved, None, None, ctx.relu) if needs_dx else None
         dweight = dbias = None
@@ -251,4 +282,4 @@ class FixedStatisticsNorm(torch.autograd.Function):
             sum_dy, sum_dy_xhat = kernel.gradient_sums(dy, *saved, ctx.relu)
             dweight = sum_dy_xhat.to(weight.dtype) if needs_dweight else None
             dbias = sum_dy.to(bias.dtype) if needs_dbias else None
-        return dx, None, None, dweight, dbias, None
+        return dx, None, None, dweight, dbias, None, None

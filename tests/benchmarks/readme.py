@@ -51,4 +51,4 @@ def write(results: Mapping[str, Result], readme: Path = README) -> None:
     text = readme.read_text(encoding="utf-8")
     before, after = text.split(BEGIN)[0], text.split(END)[1]
     with replacing(readme) as temporary:
-        temporary.write_text(f"{before}{BEGIN}\n\n{table(results)}\n\n{END}{after}", encoding="utf-8")
+        temporary.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{after}", encoding="utf-8")

@@ -14,6 +14,7 @@ If each operation is one pass over the data, as in a fused kernel, one training 
 
 Each direction goes through the data twice, because each output value, and backward each input gradient, depends on all
 the values of its channel. The plain tensor operations of `reference.py` also write and read intermediate results.
+If max pooling follows in the same pass (`can_pool`), y and dy are a quarter of the size of x.
 """
 
 import functools
@@ -35,7 +36,11 @@ def choose(*tensors: Tensor) -> ModuleType:
     `torch.func`, a tracer or compiler (`torch.compile` fuses plain operations with their neighbours), a dispatch mode
     or a tensor subclass; and for a device or dtype that no other kernel supports.
     """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or _is_observed(tensors):
+    return reference if torch.is_grad_enabled() else _choose(tensors)
+
+
+def _choose(tensors: tuple[Tensor, ...]) -> ModuleType:
+    if torch.compiler.is_compiling() or _is_observed(tensors):
         return reference
     kernel = _load(tensors[0].device.type)
     return kernel if kernel is not None and kernel.is_supported(tensors[0]) else reference
@@ -44,6 +49,12 @@ def choose(*tensors: Tensor) -> ModuleType:
 def is_fused(kernel: ModuleType) -> bool:
     """Whether a kernel also has `forward`, `backward` and `inference`: all operations of a pass in one call."""
     return hasattr(kernel, "forward")
+
+
+def can_pool(x: Tensor) -> bool:
+    """Whether the kernel for x, with autograd recording or not, can normalize and max-pool in one pass."""
+    kernel = _choose((x,))
+    return is_fused(kernel) and bool(kernel.can_pool(x))
 
 
 def _is_observed(tensors: tuple[Tensor, ...]) -> bool:

@@ -2,6 +2,10 @@
 
 This file prepares the arguments; the loops are in `cpu_loops.py`. The output of `normalize` and `input_gradient` is in
 the memory layout of x, contiguous or channels_last; an input with other strides is copied to a contiguous one first.
+
+Max pooling can be fused too, for images in channels_last (`can_pool`): only the maximum of each window of 2 × 2 is
+written, and backward only its gradient is read. Which value it is, is computed again from x, as for the ReLU. Then `dy`
+has the shape of the pooled output, which tells it from a gradient before pooling.
 """
 
 import functools
@@ -23,42 +27,64 @@ def is_supported(x: Tensor) -> bool:
     return x.is_cpu and x.dtype in cpu_loops.STORAGE
 
 
+def can_pool(x: Tensor) -> bool:
+    """Whether `forward`, `backward`, `inference` and those of the four operations that see y can also max-pool.
+
+    Yes for images in channels_last: vector instructions compare values of several channels at once. With a single
+    channel, two passes are faster.
+    """
+    return is_supported(x) and x.numel() > 0 and x.dim() == 4 and x.shape[1] > 1 and _is_channels_last(x)
+
+
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """As `reference.moments`."""
     x, threads, sizes = _dense(x)
     mean, var = _new_vector(x), _new_vector(x)
-    launch(_compiled(x.dtype)["moments"], threads, sizes, x, mean, var=var)
+    launch(_compiled(x.dtype, "moments"), threads, sizes, x, mean, var=var)
     return mean, var
 
 
 def normalize(
-    x: Tensor, mean: Tensor, inv_std: Tensor, weight: Tensor | None, bias: Tensor | None, relu: bool = False
+    x: Tensor,
+    mean: Tensor,
+    inv_std: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    relu: bool = False,
+    pool: bool = False,
 ) -> Tensor:
-    """As `reference.normalize`."""
-    x, threads, sizes = _dense(x)
-    vectors, y = _vectors(x, mean, inv_std, weight, bias), torch.empty_like(x)
-    launch(_compiled(x.dtype)["normalize"], threads, sizes, x, *vectors, relu=relu, out=y)
+    """As `reference.normalize`. With `pool`, max pooling follows."""
+    x, threads, sizes = _dense(x, pool)
+    vectors, y = _vectors(x, mean, inv_std, weight, bias), _new_output(x, pool)
+    launch(_loop("normalize", x, pool), threads, sizes, x, *vectors, relu=relu, out=y)
     return y
 
 
 def inference(
-    x: Tensor, mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, relu: bool = False
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: float,
+    relu: bool = False,
+    pool: bool = False,
 ) -> Tensor:
     """`normalize` with the variance instead of `inv_std`."""
-    x, threads, sizes = _dense(x)
-    vectors, y = _vectors(x, mean, None, weight, bias), torch.empty_like(x)
-    launch(_compiled(x.dtype)["normalize"], threads, sizes, x, *vectors, relu=relu, out=y, var=_as(var, x), eps=eps)
+    x, threads, sizes = _dense(x, pool)
+    vectors, y = _vectors(x, mean, None, weight, bias), _new_output(x, pool)
+    launch(_loop("normalize", x, pool), threads, sizes, x, *vectors, relu=relu, out=y, var=_as(var, x), eps=eps)
     return y
 
 
 def forward(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, relu: bool = False
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, relu: bool = False, pool: bool = False
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`moments` and `normalize` at once. Returns (y, mean, var, inv_std)."""
-    x, threads, sizes = _dense(x)
-    y, mean, var, inv_std = torch.empty_like(x), _new_vector(x), _new_vector(x), _new_vector(x)
+    x, threads, sizes = _dense(x, pool)
+    y, mean, var, inv_std = _new_output(x, pool), _new_vector(x), _new_vector(x), _new_vector(x)
     vectors = _vectors(x, mean, inv_std, weight, bias)
-    launch(_compiled(x.dtype)["forward"], threads, sizes, x, *vectors, relu=relu, out=y, var=var, eps=eps)
+    launch(_loop("forward", x, pool), threads, sizes, x, *vectors, relu=relu, out=y, var=var, eps=eps)
     return y, mean, var, inv_std
 
 
@@ -72,9 +98,10 @@ def gradient_sums(
     relu: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """As `reference.gradient_sums`."""
-    x, threads, sizes = _dense(x)
+    pool = dy.shape != x.shape
+    x, threads, sizes = _dense(x, pool)
     vectors, sums = _vectors(x, mean, inv_std, weight, bias), (_new_vector(x), _new_vector(x))
-    launch(_compiled(x.dtype)["gradient_sums"], threads, sizes, x, *vectors, relu=relu, dy=_like(dy, x), sums=sums)
+    launch(_loop("gradient_sums", x, pool), threads, sizes, x, *vectors, relu=relu, dy=_like(dy, x), sums=sums)
     return sums
 
 
@@ -90,10 +117,11 @@ def input_gradient(
     relu: bool = False,
 ) -> Tensor:
     """As `reference.input_gradient`."""
-    x, threads, sizes = _dense(x)
+    pool = dy.shape != x.shape
+    x, threads, sizes = _dense(x, pool)
     vectors, dx = _vectors(x, mean, inv_std, weight, bias), torch.empty_like(x)
     sums = _as(mean_dy, x), _as(mean_dy_xhat, x)
-    loop = _compiled(x.dtype)["input_gradient"]
+    loop = _loop("input_gradient", x, pool)
     launch(loop, threads, sizes, x, *vectors, relu=relu, dy=_like(dy, x), out=dx, sums=sums)
     return dx
 
@@ -108,24 +136,35 @@ def backward(
     relu: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`gradient_sums` and `input_gradient` at once. Returns (dx, sum of dy, sum of dy · x̂)."""
-    x, threads, sizes = _dense(x)
+    pool = dy.shape != x.shape
+    x, threads, sizes = _dense(x, pool)
     vectors, dx, sums = _vectors(x, mean, inv_std, weight, bias), torch.empty_like(x), (_new_vector(x), _new_vector(x))
-    loop, m = _compiled(x.dtype)["backward"], x.numel() // x.shape[1]
+    loop, m = _loop("backward", x, pool), x.numel() // x.shape[1]
     launch(loop, threads, sizes, x, *vectors, relu=relu, dy=_like(dy, x), out=dx, sums=sums, factor=1 / m)
     return dx, *sums
 
 
-def _dense(x: Tensor) -> tuple[Tensor, int, tuple[int, int, int, int, int]]:
-    """x without gaps between its values, the number of threads, and the sizes N, C, S, rows, columns."""
-    channels = x.shape[1]
-    if x.is_contiguous():
+def _loop(name: str, x: Tensor, pool: bool) -> int:
+    return _compiled(x.dtype, f"pooled_{name}" if pool else name)
+
+
+def _dense(x: Tensor, pool: bool = False) -> tuple[Tensor, int, tuple[int, int, int, int, int, int, int]]:
+    """x without gaps between its values, the number of threads, and the sizes as `launch` takes them.
+
+    For max pooling, x is converted to channels_last: a hook of autograd may have restored it in another layout.
+    """
+    channels, height, width = x.shape[1], 0, 0
+    if pool:
+        x = x.contiguous(memory_format=torch.channels_last)
+        n, positions, height, width = x.numel() // channels, 1, x.shape[2], x.shape[3]
+    elif x.is_contiguous():
         n, positions = x.shape[0], x.numel() // max(1, x.shape[0] * channels)
     elif _is_channels_last(x):
         n, positions = x.numel() // channels, 1
     else:
         return _dense(x.contiguous())
     threads = torch.get_num_threads() if x.numel() > ONE_THREAD else 1
-    return x, threads, (n, channels, positions, *_grid(n, channels, positions, threads))
+    return x, threads, (n, channels, positions, *_grid(n, channels, positions, threads), height, width)
 
 
 def _grid(n: int, channels: int, positions: int, threads: int) -> tuple[int, int]:
@@ -148,7 +187,9 @@ def _is_channels_last(x: Tensor) -> bool:
 
 
 def _like(dy: Tensor, x: Tensor) -> Tensor:
-    """dy in the dtype and memory layout of x."""
+    """dy in the dtype and memory layout of x, or after max pooling in channels_last."""
+    if dy.shape != x.shape:
+        return dy.to(x.dtype).contiguous(memory_format=torch.channels_last)
     if dy.dtype == x.dtype and dy.stride() == x.stride():
         return dy
     return torch.empty_like(x).copy_(dy)
@@ -166,6 +207,13 @@ def _as(vector: Tensor | None, x: Tensor) -> Tensor | None:
     if vector is None or (vector.dtype == x.dtype == torch.float32 and vector.is_contiguous()):
         return vector
     return vector.to(_arithmetic(x)).contiguous()
+
+
+def _new_output(x: Tensor, pool: bool) -> Tensor:
+    if not pool:
+        return torch.empty_like(x)
+    shape = (*x.shape[:2], x.shape[2] // 2, x.shape[3] // 2)
+    return torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
 
 
 def _new_vector(x: Tensor) -> Tensor:

@@ -61,15 +61,16 @@ _thread_count = types.ExternalFunction("omp_get_num_threads", types.int32())
 _barrier = types.ExternalFunction("GOMP_barrier", types.void())
 
 #: The arguments of a loop, each of 8 bytes: sizes, addresses (0 for None), and two numbers in float64.
-N, C, S, ROWS, COLUMNS, RELU, *_ADDRESSES, EPS, FACTOR = range(19)
+ARGUMENTS = 21
+N, C, S, ROWS, COLUMNS, HEIGHT, WIDTH, RELU, *_ADDRESSES, EPS, FACTOR = range(ARGUMENTS)
 X, DY, OUT, MEAN, VAR, INV_STD, WEIGHT, BIAS, SUM_DY, SUM_DY_XHAT, PARTS = _ADDRESSES
-_pack = struct.Struct("17q2d").pack
+_pack = struct.Struct("19q2d").pack
 
 
 def launch(
     loop: int,
     threads: int,
-    sizes: tuple[int, int, int, int, int],
+    sizes: tuple[int, int, int, int, int, int, int],
     x: Tensor,
     mean: Tensor | None,
     inv_std: Tensor | None = None,
@@ -86,9 +87,9 @@ def launch(
 ) -> None:
     """Call the compiled loop at this address on so many of PyTorch's threads.
 
-    `sizes` are N, C, S, rows, columns. All tensors are dense: x, dy and out in the same dtype and memory layout, the
-    per-channel vectors in the dtype of the arithmetic. `sums` are the sums of dy and of dy · x̂, and `factor` is what
-    makes them means.
+    `sizes` are N, C, S, rows, columns, and for the loops with max pooling the height and width of x. All tensors are
+    dense: x, dy and out in the same dtype and memory layout, the per-channel vectors in the dtype of the arithmetic.
+    `sums` are the sums of dy and of dy · x̂, and `factor` is what makes them means.
     """
     parts = torch.empty(2 * sizes[1] * sizes[3], dtype=torch.float64)  # two sums per channel and row of tiles
     tensors = (x, dy, out, mean, var, inv_std, weight, bias, *sums, parts)
@@ -96,15 +97,15 @@ def launch(
     _parallel(loop, _pack(*sizes, relu, *addresses, eps, factor), threads, 0)
 
 
-def compiled(dtype: torch.dtype) -> dict[str, int]:
-    """The addresses of the loops for inputs of this dtype, by name. Compiled once, then cached on the disk."""
+def compiled(dtype: torch.dtype, name: str) -> int:
+    """The address of a loop for inputs of this dtype. Compiled when first used, then cached on the disk."""
     signature = types.void(types.CPointer(STORAGE[dtype]))
     try:
-        loops = {loop.__name__: numba.cfunc(signature, cache=True)(loop) for loop in _LOOPS}
+        loop = numba.cfunc(signature, cache=True)(_LOOPS[name])
     except RuntimeError:  # neither beside this file nor in the user's home can a file be written
-        loops = {loop.__name__: numba.cfunc(signature)(loop) for loop in _LOOPS}
-    _kept.append(loops)
-    return {name: loop.address for name, loop in loops.items()}
+        loop = numba.cfunc(signature)(_LOOPS[name])
+    _kept.append(loop)
+    return int(loop.address)
 
 
 _kept: list[Any] = []  # the code lives as long as these objects
@@ -154,7 +155,7 @@ def _sums(typing_context: Any, address: Any) -> Any:
 @numba.njit(inline="always")
 def _numbers(data: Any) -> Any:
     """The arguments, of which some are numbers in float64."""
-    return carray(_sums(data), 19)
+    return carray(_sums(data), ARGUMENTS)
 
 
 @intrinsic
@@ -203,7 +204,7 @@ def _share(size: int, parts: int, number: int, multiple: int) -> tuple[int, int]
 @numba.njit(inline="always")
 def _tiles(data: Any) -> Any:
     """The numbers of the tiles that this thread computes."""
-    a = carray(_integers(data), 19)
+    a = carray(_integers(data), ARGUMENTS)
     return range(_thread_number(), a[ROWS] * a[COLUMNS], _thread_count())
 
 
@@ -213,7 +214,7 @@ def _bounds(data: Any, number: int) -> tuple[int, int, int, int]:
 
     With the channels innermost, tiles are cut at multiples of 16, so that no two threads write to one cache line.
     """
-    a = carray(_integers(data), 19)
+    a = carray(_integers(data), ARGUMENTS)
     n0, n1 = _share(a[N], a[ROWS], number // a[COLUMNS], 1)
     c0, c1 = _share(a[C], a[COLUMNS], number % a[COLUMNS], 16 if a[S] == 1 else 1)
     return n0, n1, c0, c1
@@ -231,7 +232,7 @@ def _run_length(data: Any, c0: int, c1: int) -> int:
 
     In a tile of all channels these are several rows: vector instructions take 16 values, so a run is a multiple of 16.
     """
-    if carray(_integers(data), 19)[COLUMNS] > 1:
+    if carray(_integers(data), ARGUMENTS)[COLUMNS] > 1:
         return c1 - c0
     length = c1 - c0
     while length % 16:
@@ -255,7 +256,7 @@ def _along(data: Any, address: int, c0: int, c1: int, length: int, default: floa
 @_elementwise
 def _affine(data: Any, c0: int, c1: int, length: int) -> Any:
     """Mean, scale and bias along a run: y = (x − mean) · scale + bias. Without inv_std it is computed from var."""
-    a = carray(_integers(data), 19)
+    a = carray(_integers(data), ARGUMENTS)
     mean, bias = _along(data, a[MEAN], c0, c1, length, 0.0), _along(data, a[BIAS], c0, c1, length, 0.0)
     scale = _along(data, a[INV_STD], c0, c1, length, 1.0)
     if a[INV_STD] == 0:
@@ -275,7 +276,7 @@ def _before_relu(dy: Any, centered: Any, scale: Any, bias: Any, relu: bool, zero
 @numba.njit
 def _store(data: Any, number: int, first: Any, second: Any) -> None:
     """Write two sums per channel of a tile to the place of its row. They are gathered in memory of its own thread."""
-    a = carray(_integers(data), 19)
+    a = carray(_integers(data), ARGUMENTS)
     part = carray(_sums(a[PARTS]), a[ROWS] * 2 * a[C])[number // a[COLUMNS] * 2 * a[C] :]
     _, _, c0, c1 = _bounds(data, number)
     part[c0:c1] = first
@@ -285,7 +286,7 @@ def _store(data: Any, number: int, first: Any, second: Any) -> None:
 @_summing
 def _tile_moments(data: Any, number: int) -> None:
     """Per row of tiles and channel: the mean, and the sum of squared differences from it."""
-    a = carray(_integers(data), 19)
+    a = carray(_integers(data), ARGUMENTS)
     channels, positions = a[C], a[S]
     x = carray(_values(a[X], data), a[N] * channels * positions)
     like = carray(_vector(a[X], data), 1)
@@ -348,7 +349,7 @@ def _tile_moments(data: Any, number: int) -> None:
 @_summing
 def _merge_moments(data: Any, c0: int, c1: int) -> None:
     """The rows of tiles merged, for channels c0 to c1: mean, variance, and 1 / sqrt(variance + eps)."""
-    a = carray(_integers(data), 19)
+    a = carray(_integers(data), ARGUMENTS)
     channels, rows, positions = a[C], a[ROWS], a[S]
     parts = carray(_sums(a[PARTS]), rows * 2 * channels)
     mean, var = carray(_vector(a[MEAN], data), channels), carray(_vector(a[VAR], data), channels)
@@ -371,7 +372,7 @@ def _merge_moments(data: Any, c0: int, c1: int) -> None:
 @_elementwise
 def _tile_normalized(data: Any, number: int) -> None:
     """y, with or without the ReLU."""
-    a = carray(_integers(data), 19)
+    a = carray(_integers(data), ARGUMENTS)
     channels, positions, size = a[C], a[S], a[N] * a[C] * a[S]
     x, y = carray(_values(a[X], data), size), carray(_values(a[OUT], data), size)
     n0, n1, c0, c1 = _bounds(data, number)
@@ -399,7 +400,7 @@ def _tile_normalized(data: Any, number: int) -> None:
 @_summing
 def _tile_gradient_sums(data: Any, number: int) -> None:
     """Per row of tiles and channel: the sums of g and of g · (x − mean), where g is dy before the ReLU, if any."""
-    a = carray(_integers(data), 19)
+    a = carray(_integers(data), ARGUMENTS)
     channels, positions, size, relu = a[C], a[S], a[N] * a[C] * a[S], a[RELU] != 0
     x, dy = carray(_values(a[X], data), size), carray(_values(a[DY], data), size)
     n0, n1, c0, c1 = _bounds(data, number)
@@ -448,7 +449,7 @@ def _tile_gradient_sums(data: Any, number: int) -> None:
 @_summing
 def _merge_gradient_sums(data: Any, c0: int, c1: int) -> None:
     """The rows of tiles merged, for channels c0 to c1: the sums of g and of g · x̂."""
-    a = carray(_integers(data), 19)
+    a = carray(_integers(data), ARGUMENTS)
     channels = a[C]
     parts = carray(_sums(a[PARTS]), a[ROWS] * 2 * channels)
     inv_std = carray(_vector(a[INV_STD], data), channels)
@@ -463,13 +464,26 @@ def _merge_gradient_sums(data: Any, c0: int, c1: int) -> None:
 
 
 @_elementwise
+def _shift_and_slope(data: Any, c0: int, c1: int, scale: Any) -> Any:
+    """Shift and slope along a run, for `_tile_input_gradient`."""
+    a, factor, length = carray(_integers(data), ARGUMENTS), _numbers(data)[FACTOR], len(scale)
+    shift = _along(data, a[SUM_DY], c0, c1, length, 0.0)
+    slope = _along(data, a[SUM_DY_XHAT], c0, c1, length, 0.0)
+    inv_std = _along(data, a[INV_STD], c0, c1, length, 1.0)
+    for i in range(length):
+        shift[i] = scale[i] * (shift[i] * factor)
+        slope[i] = scale[i] * inv_std[i] * (slope[i] * factor)
+    return shift, slope
+
+
+@_elementwise
 def _tile_input_gradient(data: Any, number: int) -> None:
     """dx = scale · g − shift − slope · (x − mean): the equation of the reference, its constants merged.
 
     The gradient sums times `factor` are the means over the batch. If they are None, the statistics are constants, and
     dx = scale · g.
     """
-    a = carray(_integers(data), 19)
+    a = carray(_integers(data), ARGUMENTS)
     channels, positions, size = a[C], a[S], a[N] * a[C] * a[S]
     relu, constant = a[RELU] != 0, a[SUM_DY] == 0
     x, dy = carray(_values(a[X], data), size), carray(_values(a[DY], data), size)
@@ -477,13 +491,8 @@ def _tile_input_gradient(data: Any, number: int) -> None:
     n0, n1, c0, c1 = _bounds(data, number)
     length = _run_length(data, c0, c1) if positions == 1 else c1 - c0
     mean, scale, bias = _affine(data, c0, c1, length)
-    zero, factor = mean.dtype.type(0), _numbers(data)[FACTOR]
-    shift = _along(data, a[SUM_DY], c0, c1, length, 0.0)
-    slope = _along(data, a[SUM_DY_XHAT], c0, c1, length, 0.0)
-    inv_std = _along(data, a[INV_STD], c0, c1, length, 1.0)
-    for i in range(length):
-        shift[i] = scale[i] * (shift[i] * factor)
-        slope[i] = scale[i] * inv_std[i] * (slope[i] * factor)
+    shift, slope = _shift_and_slope(data, c0, c1, scale)
+    zero = mean.dtype.type(0)
     if positions == 1:
         end = (n1 - 1) * channels + c1
         for start in range(n0 * channels + c0, end, channels if a[COLUMNS] > 1 else length):
@@ -516,19 +525,191 @@ def _tile_input_gradient(data: Any, number: int) -> None:
                     out[i] = _narrow(g * k - e - centered * f, xs[i])
 
 
+# With max pooling. The channels are innermost, so a window of 2 × 2 is two pairs of neighbors, each of them a chunk of
+# channels, in two rows of an image. These two rows are a band. The last band of an image of odd height is a single row,
+# without windows.
+
+
+@numba.njit(inline="always")
+def _bands(data: Any, number: int) -> Any:
+    """The numbers of the bands of a tile."""
+    a = carray(_integers(data), ARGUMENTS)
+    images, bands = a[N] // (a[HEIGHT] * a[WIDTH]), (a[HEIGHT] + 1) // 2
+    begin, end = _share(images * bands, a[ROWS], number // a[COLUMNS], 1)
+    return range(begin, end)
+
+
+@numba.njit(inline="always")
+def _places(data: Any, band: int) -> tuple[int, int, int, int]:
+    """Where a band begins in x and in y, and its numbers of rows and of windows."""
+    a = carray(_integers(data), ARGUMENTS)
+    image, row = band // ((a[HEIGHT] + 1) // 2), band % ((a[HEIGHT] + 1) // 2)
+    rows = min(2, a[HEIGHT] - 2 * row)
+    in_x = (image * a[HEIGHT] + 2 * row) * a[WIDTH] * a[C]
+    in_y = (image * (a[HEIGHT] // 2) + row) * (a[WIDTH] // 2) * a[C]
+    return in_x, in_y, rows, a[WIDTH] // 2 if rows == 2 else 0
+
+
+@numba.njit(inline="always")
+def _window(values: Any, begin: int, chunk: int, across: int, down: int) -> Any:
+    """The four chunks of a window, in row-major order."""
+    i, j, k = begin + across, begin + down, begin + across + down
+    return values[begin : begin + chunk], values[i : i + chunk], values[j : j + chunk], values[k : k + chunk]
+
+
+@_elementwise
+def _maximum(first: Any, second: Any, third: Any, fourth: Any) -> Any:
+    """The maximum of a window in row-major order, and whether it is the second, the third, the fourth.
+
+    The winner is that of PyTorch: the first of several maxima, but the last NaN.
+    """
+    is_second = (second > first) | (second != second)
+    best = second if is_second else first
+    is_third = (third > best) | (third != third)
+    best = third if is_third else best
+    is_fourth = (fourth > best) | (fourth != fourth)
+    best = fourth if is_fourth else best
+    is_third &= not is_fourth
+    is_second &= not (is_third | is_fourth)
+    return best, is_second, is_third, is_fourth
+
+
+@_elementwise
+def _tile_pooled(data: Any, number: int) -> None:
+    """The maximum of y over each window, with or without the ReLU."""
+    a = carray(_integers(data), ARGUMENTS)
+    channels, line, size = a[C], a[WIDTH] * a[C], a[N] * a[C]
+    x, y = carray(_values(a[X], data), size), carray(_values(a[OUT], data), size)
+    _, _, c0, c1 = _bounds(data, number)
+    chunk = c1 - c0
+    mean, scale, bias = _affine(data, c0, c1, chunk)
+    low = mean.dtype.type(0 if a[RELU] else -np.inf)
+    for band in _bands(data, number):
+        in_x, in_y, _, windows = _places(data, band)
+        for window in range(windows):
+            i, o = in_x + 2 * window * channels + c0, in_y + window * channels + c0
+            x1, x2, x3, x4 = _window(x, i, chunk, channels, line)
+            ys = y[o : o + chunk]
+            for c in range(chunk):
+                value, _, _, _ = _maximum(
+                    (_wide(x1[c]) - mean[c]) * scale[c] + bias[c],
+                    (_wide(x2[c]) - mean[c]) * scale[c] + bias[c],
+                    (_wide(x3[c]) - mean[c]) * scale[c] + bias[c],
+                    (_wide(x4[c]) - mean[c]) * scale[c] + bias[c],
+                )
+                ys[c] = _narrow(low if value < low else value, x1[c])
+
+
+@_summing
+def _tile_pooled_gradient_sums(data: Any, number: int) -> None:
+    """As `_tile_gradient_sums`: the other values of a window have the gradient 0."""
+    a = carray(_integers(data), ARGUMENTS)
+    channels, line, size, relu = a[C], a[WIDTH] * a[C], a[N] * a[C], a[RELU] != 0
+    x, dy = carray(_values(a[X], data), size), carray(_values(a[DY], data), size)
+    _, _, c0, c1 = _bounds(data, number)
+    chunk = c1 - c0
+    mean, scale, bias = _affine(data, c0, c1, chunk)
+    zero = mean.dtype.type(0)
+    sum1, sum2 = np.zeros(chunk), np.zeros(chunk)
+    block1, block2 = np.empty(chunk, mean.dtype), np.empty(chunk, mean.dtype)
+    for band in _bands(data, number):
+        in_x, in_y, _, windows = _places(data, band)
+        for begin in range(0, windows, BLOCK):
+            block1[:] = 0
+            block2[:] = 0
+            for window in range(begin, min(begin + BLOCK, windows)):
+                i, o = in_x + 2 * window * channels + c0, in_y + window * channels + c0
+                x1, x2, x3, x4 = _window(x, i, chunk, channels, line)
+                gs = dy[o : o + chunk]
+                for c in range(chunk):
+                    m, k, b = mean[c], scale[c], bias[c]
+                    centered1, centered2 = _wide(x1[c]) - m, _wide(x2[c]) - m
+                    centered3, centered4 = _wide(x3[c]) - m, _wide(x4[c]) - m
+                    value, is_second, is_third, is_fourth = _maximum(
+                        centered1 * k + b, centered2 * k + b, centered3 * k + b, centered4 * k + b
+                    )
+                    centered = centered2 if is_second else centered1
+                    centered = centered3 if is_third else centered
+                    centered = centered4 if is_fourth else centered
+                    g = zero if relu and not value > zero else _wide(gs[c])
+                    block1[c] += g
+                    block2[c] += g * centered
+            for c in range(chunk):
+                sum1[c] += block1[c]
+                sum2[c] += block2[c]
+    _store(data, number, sum1, sum2)
+
+
+@_elementwise
+def _tile_pooled_input_gradient(data: Any, number: int) -> None:
+    """As `_tile_input_gradient`: g is 0 but for the maxima, also for an odd last row or column of an image."""
+    a = carray(_integers(data), ARGUMENTS)
+    channels, line, size = a[C], a[WIDTH] * a[C], a[N] * a[C]
+    relu, constant = a[RELU] != 0, a[SUM_DY] == 0
+    x, dy = carray(_values(a[X], data), size), carray(_values(a[DY], data), size)
+    dx = carray(_values(a[OUT], data), size)
+    _, _, c0, c1 = _bounds(data, number)
+    chunk = c1 - c0
+    mean, scale, bias = _affine(data, c0, c1, chunk)
+    shift, slope = _shift_and_slope(data, c0, c1, scale)
+    zero = mean.dtype.type(0)
+    for band in _bands(data, number):
+        in_x, in_y, rows, windows = _places(data, band)
+        for window in range(windows):
+            i, o = in_x + 2 * window * channels + c0, in_y + window * channels + c0
+            x1, x2, x3, x4 = _window(x, i, chunk, channels, line)
+            dx1, dx2, dx3, dx4 = _window(dx, i, chunk, channels, line)
+            gs = dy[o : o + chunk]
+            for c in range(chunk):
+                m, k, b, e, f = mean[c], scale[c], bias[c], shift[c], slope[c]
+                centered1, centered2 = _wide(x1[c]) - m, _wide(x2[c]) - m
+                centered3, centered4 = _wide(x3[c]) - m, _wide(x4[c]) - m
+                value, is_second, is_third, is_fourth = _maximum(
+                    centered1 * k + b, centered2 * k + b, centered3 * k + b, centered4 * k + b
+                )
+                g = zero if relu and not value > zero else _wide(gs[c])
+                g1 = zero if is_second | is_third | is_fourth else g
+                g2, g3, g4 = g if is_second else zero, g if is_third else zero, g if is_fourth else zero
+                dx1[c] = _narrow(g1 * k if constant else g1 * k - e - centered1 * f, x1[c])
+                dx2[c] = _narrow(g2 * k if constant else g2 * k - e - centered2 * f, x1[c])
+                dx3[c] = _narrow(g3 * k if constant else g3 * k - e - centered3 * f, x1[c])
+                dx4[c] = _narrow(g4 * k if constant else g4 * k - e - centered4 * f, x1[c])
+        for row in range(rows):
+            for column in range(2 * windows, a[WIDTH]):
+                i = in_x + row * line + column * channels + c0
+                for c in range(chunk):
+                    value = zero if constant else -shift[c] - (_wide(x[i + c]) - mean[c]) * slope[c]
+                    dx[i + c] = _narrow(value, x[i + c])
+
+
 @numba.njit
 def _sum_up(data: Any, gradients: bool) -> None:
     """The moments, or the gradient sums: those of the tiles of this thread, then, of some channels, of all tiles."""
-    a = carray(_integers(data), 19)
     for number in _tiles(data):
         if gradients:
             _tile_gradient_sums(data, number)
         else:
             _tile_moments(data, number)
-        if a[ROWS] == 1:
+    _merge_tiles(data, gradients)
+
+
+@numba.njit
+def _sum_up_pooled_gradients(data: Any) -> None:
+    """The gradient sums with max pooling."""
+    for number in _tiles(data):
+        _tile_pooled_gradient_sums(data, number)
+    _merge_tiles(data, True)
+
+
+@numba.njit
+def _merge_tiles(data: Any, gradients: bool) -> None:
+    """The results of all tiles merged; the channels are distributed among the threads."""
+    a = carray(_integers(data), ARGUMENTS)
+    if a[ROWS] == 1:
+        for number in _tiles(data):
             _, _, c0, c1 = _bounds(data, number)
             _merge(data, gradients, c0, c1)
-    if a[ROWS] > 1:
+    else:
         _barrier()
         c0, c1 = _share(a[C], _thread_count(), _thread_number(), 16)
         _merge(data, gradients, c0, c1)
@@ -582,4 +763,37 @@ def backward(data: Any) -> None:
         _tile_input_gradient(data, number)
 
 
-_LOOPS = (moments, normalize, forward, gradient_sums, input_gradient, backward)
+def pooled_normalize(data: Any) -> None:
+    """`normalize` and max pooling."""
+    for number in _tiles(data):
+        _tile_pooled(data, number)
+
+
+def pooled_forward(data: Any) -> None:
+    """`forward` and max pooling."""
+    _sum_up(data, False)
+    for number in _tiles(data):
+        _tile_pooled(data, number)
+
+
+def pooled_gradient_sums(data: Any) -> None:
+    """`gradient_sums` from the gradient after max pooling."""
+    _sum_up_pooled_gradients(data)
+
+
+def pooled_input_gradient(data: Any) -> None:
+    """`input_gradient` from the gradient after max pooling."""
+    for number in _tiles(data):
+        _tile_pooled_input_gradient(data, number)
+
+
+def pooled_backward(data: Any) -> None:
+    """`backward` from the gradient after max pooling."""
+    _sum_up_pooled_gradients(data)
+    for number in _tiles(data):
+        _tile_pooled_input_gradient(data, number)
+
+
+_PLAIN = (moments, normalize, forward, gradient_sums, input_gradient, backward)
+_POOLED = (pooled_normalize, pooled_forward, pooled_gradient_sums, pooled_input_gradient, pooled_backward)
+_LOOPS = {loop.__name__: loop for loop in (*_PLAIN, *_POOLED)}

@@ -10,6 +10,7 @@ precision: a running sum of ones stops at 256 in bfloat16 and at 2048 in float16
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,8 +65,10 @@ def gradient_sums(
     `input_gradient` needs them too: every output depends on every input of its channel, but only through the mean and
     the variance, so the other positions contribute only these two sums.
 
-    With `relu`, `dy` is the gradient after the ReLU. Returns (sum of dy, sum of dy · x̂), each [channels].
+    With `relu`, `dy` is the gradient after the ReLU; after max pooling, it has the shape of the pooled output. Returns
+    (sum of dy, sum of dy · x̂), each [channels].
     """
+    dy = dy if dy.shape == x.shape else before_pooling(dy, x, mean, inv_std, weight, bias)
     dy = before_relu(dy, x, mean, inv_std, weight, bias) if relu else widen(dy)
     centered = widen(x) - per_channel(mean, x)
     dims = all_but_channels(x)
@@ -95,8 +98,10 @@ def input_gradient(
     output either (both up to $\epsilon$). If the statistics are constants, neither is subtracted.
 
     `mean_dy` and `mean_dy_xhat` are the gradient sums divided by $m$, or None if the statistics are constants. With
-    `relu`, `dy` is the gradient after the ReLU. Returns dx in the shape and dtype of x.
+    `relu`, `dy` is the gradient after the ReLU; after max pooling, it has the shape of the pooled output. Returns dx in
+    the shape and dtype of x.
     """
+    dy = dy if dy.shape == x.shape else before_pooling(dy, x, mean, inv_std, weight, bias)
     dy = before_relu(dy, x, mean, inv_std, weight, bias) if relu else widen(dy)
     scale = inv_std if weight is None else weight * inv_std
     if mean_dy is None or mean_dy_xhat is None:
@@ -116,6 +121,20 @@ def before_relu(
     """
     y = normalize(x, mean, inv_std, weight, bias)
     return torch.where(y > 0, widen(dy), 0)
+
+
+def before_pooling(
+    dy: Tensor, x: Tensor, mean: Tensor, inv_std: Tensor, weight: Tensor | None, bias: Tensor | None
+) -> Tensor:
+    r"""The gradient before max pooling with windows of 2 × 2: dy at the maximum of its window, else 0.
+
+    The maximum is found again from x. It does not matter whether a ReLU comes before the pooling: if it cuts off the
+    maximum, it cuts off the gradient as well.
+    """
+    with torch.no_grad():
+        y = normalize(widen(x), mean, inv_std, weight, bias)
+        _, places = functional.max_pool2d(y, 2, return_indices=True)
+    return torch.zeros_like(y).flatten(2).scatter(2, places.flatten(2), widen(dy).flatten(2)).view_as(x)
 
 
 def widen(x: Tensor) -> Tensor:

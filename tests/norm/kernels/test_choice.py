@@ -104,5 +104,13 @@ for layout in (torch.contiguous_format, torch.channels_last):
         rtol=1e-4, atol=1e-2,
     )
     torch.testing.assert_close(cpu.input_gradient(x, x, ones, ones, None, None, ones, ones), x - 1 - (x - 1))
+y = cpu.normalize(x, ones, ones, None, None, pool=True)
+torch.testing.assert_close(y, torch.nn.functional.max_pool2d(x - 1, 2))
+torch.testing.assert_close(
+    cpu.gradient_sums(y, x, ones, ones, None, None), (y.sum((0, 2, 3)), y.square().sum((0, 2, 3))), rtol=1e-4, atol=1e-2
+)
+torch.testing.assert_close(
+    cpu.input_gradient(y, x, ones, ones, None, None, None, None).sum((2, 3)), y.sum((2, 3)), rtol=1e-4, atol=1e-4
+)
 """
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, **variables})

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from labml_bn.norm.kernels import cpu, reference
 
@@ -20,6 +21,12 @@ CASES = [
     *[(shape, torch.float32, layout) for shape in SMALL for layout in ("transposed", "strided")],
     *[(shape, torch.float32, layout) for shape in LARGE for layout in ("contiguous", "channels_last")],
     *[(shape, dtype, "contiguous") for shape in LARGE for dtype in (torch.float64, torch.bfloat16)],
+]
+#: Images to be max-pooled: of odd sizes, smaller than a window, with few and with many channels, in one and more tiles.
+POOLED = [(2, 3, 4, 4), (3, 5, 5, 7), (1, 2, 2, 3), (2, 33, 3, 2), (40, 20, 9, 9), (1, 3, 90, 61), (9, 50, 8, 8)]
+POOLED_CASES = [
+    *[(shape, torch.float32) for shape in (*POOLED, (3, 500, 6, 6))],  # the last one in tiles of some of the channels
+    *[(shape, dtype) for shape in POOLED[1:5] for dtype in (torch.float64, torch.bfloat16, torch.float16)],
 ]
 
 
@@ -241,3 +248,81 @@ def test_the_mask_of_the_relu_is_that_of_the_forward_pass(kernel: ModuleType, la
     y = kernel.normalize(x, *case.vectors, True)
     dx = kernel.input_gradient(torch.ones_like(x), x, *case.vectors, None, None, True)
     assert torch.equal(dx == 0, y == 0)
+
+
+def unpool(dy: Tensor, y: Tensor) -> Tensor:
+    """The gradient before max pooling, by PyTorch."""
+    y = y.contiguous().requires_grad_()
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(functional.max_pool2d(y, 2), y, dy.to(y.dtype))
+    return gradient.to(dy.dtype)
+
+
+@pytest.mark.parametrize("values", ["random", "ties", "non-finite"])
+@pytest.mark.parametrize(("affine", "relu"), [(True, False), (True, True), (False, False)])
+@pytest.mark.parametrize(("shape", "dtype"), POOLED_CASES, ids=str)
+def test_max_pooling(shape: tuple[int, ...], dtype: torch.dtype, values: str, affine: bool, relu: bool) -> None:
+    """As PyTorch's max pooling of this kernel's own y, before it is rounded to a narrow dtype: to the last bit."""
+    case = Case(shape, dtype, affine)
+    if values == "ties":
+        case.x.round_()
+        case.x[:, 0] = 0.5
+    elif values == "non-finite":
+        for number, value in enumerate((torch.nan, torch.inf, -torch.inf)):
+            case.x.masked_fill_(random(shape, torch.float32, seed=8 + number) > 1, value)
+    x, dy = in_layout(case.x, "channels_last"), random(shape, dtype, seed=1)[:, :, : shape[2] // 2, : shape[3] // 2]
+    y = cpu.normalize(x.to(wide(dtype)), *case.vectors, relu)
+    full_dy = in_layout(unpool(dy, y), "channels_last")
+
+    pooled = cpu.normalize(x, *case.vectors, relu, pool=True)
+    assert pooled.dtype == dtype
+    torch.testing.assert_close(pooled, functional.max_pool2d(y, 2).to(dtype), rtol=0, atol=0, equal_nan=True)
+
+    dx = cpu.input_gradient(dy, x, *case.vectors, case.mean_dy, case.mean_dy_xhat, relu)
+    constant_dx = cpu.input_gradient(dy, x, *case.vectors, None, None, relu)
+    assert dx.stride() == constant_dx.stride() == x.stride()
+    expected = cpu.input_gradient(full_dy, x, *case.vectors, case.mean_dy, case.mean_dy_xhat, relu)
+    torch.testing.assert_close(dx, expected, **tolerance(dtype), equal_nan=True)
+    assert torch.equal(constant_dx, cpu.input_gradient(full_dy, x, *case.vectors, None, None, relu))
+
+    if values != "non-finite":
+        sums = cpu.gradient_sums(dy, x, *case.vectors, relu)
+        expected_sums = cpu.gradient_sums(full_dy, x, *case.vectors, relu)
+        torch.testing.assert_close(sums, expected_sums, rtol=1e-5, atol=1e-5 * x.numel() ** 0.5)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize(("shape", "dtype"), POOLED_CASES, ids=str)
+def test_max_pooling_in_one_call(shape: tuple[int, ...], dtype: torch.dtype, relu: bool) -> None:
+    """What the single operations give; see `test_all_operations_of_a_pass_in_one_call`."""
+    case, eps = Case(shape, dtype), 1e-3
+    x = in_layout(case.x, "channels_last")
+    y, mean, var, inv_std = cpu.forward(x, case.weight, case.bias, eps, relu, pool=True)
+    near = 4 * torch.finfo(wide(dtype)).eps
+    expected_vectors = cpu.forward(x, case.weight, case.bias, eps)[1:]
+    torch.testing.assert_close((mean, var, inv_std), expected_vectors, rtol=near, atol=near)
+    assert torch.equal(y, cpu.normalize(x, mean, inv_std, case.weight, case.bias, relu, pool=True))
+    assert torch.equal(y, cpu.inference(x, mean, var, case.weight, case.bias, eps, relu, pool=True))
+
+    dy = random(tuple(y.shape), dtype, seed=1)
+    dx, *sums = cpu.backward(dy, x, *case.vectors, relu)
+    assert all(map(torch.equal, sums, cpu.gradient_sums(dy, x, *case.vectors, relu)))
+    sum_dy, sum_dy_xhat = (total.double() / (x.numel() // shape[1]) for total in sums)
+    expected = cpu.input_gradient(dy, x, *case.vectors, sum_dy, sum_dy_xhat, relu)
+    torch.testing.assert_close(dx, expected, **tolerance(dtype))
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_gradient_before_max_pooling(kernel: ModuleType, relu: bool) -> None:
+    """The reference has it for double backward."""
+    case = Case((4, 3, 5, 6), torch.float64)
+    dy = random((4, 3, 2, 3), torch.float64, seed=1)
+    y = reference.normalize(case.x, *case.vectors, relu)
+    full_dy = unpool(dy, y)
+    for x in (case.x, in_layout(case.x, "channels_last")):
+        found = kernel.gradient_sums(dy, x, *case.vectors, relu)
+        torch.testing.assert_close(found, reference.gradient_sums(full_dy, case.x, *case.vectors, relu))
+        for mean_dy, mean_dy_xhat in ((case.mean_dy, case.mean_dy_xhat), (None, None)):
+            dx = kernel.input_gradient(dy, x, *case.vectors, mean_dy, mean_dy_xhat, relu)
+            expected = reference.input_gradient(full_dy, case.x, *case.vectors, mean_dy, mean_dy_xhat, relu)
+            torch.testing.assert_close(dx, expected)
