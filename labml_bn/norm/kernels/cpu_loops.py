@@ -230,12 +230,13 @@ _summing = numba.njit(fastmath={"contract", "nsz", "reassoc"}, error_model="nump
 def _run_length(data: Any, c0: int, c1: int) -> int:
     """With the channels innermost, the loops process so many values at once.
 
-    In a tile of all channels these are several rows: vector instructions take 16 values, so a run is a multiple of 16.
+    In a tile of all channels these are several rows. Vector instructions take 16 values, so a run is a multiple of 16;
+    and it has at least 256, which outweighs what the start of an inner loop costs.
     """
     if carray(_integers(data), ARGUMENTS)[COLUMNS] > 1:
         return c1 - c0
     length = c1 - c0
-    while length % 16:
+    while length % 16 or length < 256:
         length *= 2
     return length
 
