@@ -42,7 +42,7 @@ def choose(*tensors: Tensor) -> ModuleType:
 def _choose(tensors: tuple[Tensor, ...]) -> ModuleType:
     if torch.compiler.is_compiling() or _is_observed(tensors):
         return reference
-    kernel = _load(tensors[0].device.type)
+    kernel = load(tensors[0].device.type)
     return kernel if kernel is not None and kernel.is_supported(tensors[0]) else reference
 
 
@@ -70,7 +70,7 @@ _PLAIN = (Tensor, Parameter)
 
 
 @functools.cache
-def _load(device: str) -> ModuleType | None:
+def load(device: str) -> ModuleType | None:
     """The kernel for a type of device; None if there is none, or, after a warning, if what it needs does not work."""
     if device not in ("cpu", "cuda"):
         return None
