@@ -167,7 +167,10 @@ def test_name(arguments: list[str], name: str) -> None:
         ("train_batch_size=1", "train_batch_size=1 makes a batch of one image (of 60000)"),
         ("train_samples=65", "train_batch_size=64 makes a batch of one image (of 65)"),
         ("layers=", "layers must be a string, got nothing"),
-        ("layers=20C5-X", "layers: 'X' is not a layer: write 20C5 (convolution, 20 filters of 5x5; 20C5S2: with stride 2), P2 (max pooling"),
+        (
+            "layers=20C5-X",
+            "layers: 'X' is not a layer: write 20C5 (convolution, 20 filters of 5x5; 20C5S2: with stride 2)",
+        ),
         ("layers=-", "layers: '' is not a layer"),
         ("layers=20c5", "layers: '20c5' is not a layer"),
         ("layers=20C5 - P2", "layers: '20C5 ' is not a layer"),
