@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,25 +54,21 @@ class Images:
     test: int = 10_000
 
 
+#: A program to time: it gets the images and the number of the turn.
+Program = Callable[[Images, int], Timed]
+
+
 def measure(options: Options) -> Measurements:
     """Loop and whole process against every program."""
     ensure_files("MNIST", options.data)
-    programs: dict[str, Callable[[Images], Timed]] = {"ours": run_ours}
+    programs: dict[str, Program] = {"ours": lambda images, turn: run_ours(images)}
     for name, what in CONTENDERS.items():
         if name == "annotated" and importlib.util.find_spec("labml_nn") is None:
             yield Row("an epoch", f"{what}: not installed ({INSTALL})")
         else:
-            programs[name] = functools.partial(run_contender, name)
+            programs[name] = functools.partial(_run_contender_in_turn, name)
 
-    few = Images(options.data, train=640, test=200)
-    if not options.quick:
-        for program in programs.values():
-            program(few)  # warm-up: the files of the libraries are in memory, and what is compiled is cached
-    timed: dict[str, list[Timed]] = {name: [] for name in programs}
-    for turn in range(options.repeats):
-        for name in list(programs)[:: 1 if turn % 2 == 0 else -1]:
-            timed[name].append(programs[name](few if options.quick else Images(options.data)))
-
+    timed = alternately(programs, options, range(options.repeats))
     for name in list(programs)[1:]:
         for what, seconds in (("loop", lambda run: run.loop), ("whole process", lambda run: run.total)):
             ours, theirs = (list(map(seconds, timed[program])) for program in ("ours", name))
@@ -80,6 +76,23 @@ def measure(options: Options) -> Measurements:
     for name, runs in timed.items():
         accuracy = statistics.median(run.accuracy for run in runs)
         yield f"test accuracy after the epoch, {CONTENDERS.get(name, name)}: {accuracy:.2%} (median of {len(runs)})"
+
+
+def _run_contender_in_turn(name: str, images: Images, turn: int) -> Timed:
+    return run_contender(name, images)
+
+
+def alternately(programs: Mapping[str, Program], options: Options, turns: Sequence[int]) -> dict[str, list[Timed]]:
+    """The runs of each program, one per turn, after a warm-up. The order of the programs changes with every turn."""
+    few = Images(options.data, train=640, test=200)
+    if not options.quick:
+        for program in programs.values():
+            program(few, 0)  # warm-up: the files of the libraries are in memory, and what is compiled is cached
+    timed: dict[str, list[Timed]] = {name: [] for name in programs}
+    for turn in turns:
+        for name in list(programs)[:: 1 if turn % 2 == 0 else -1]:
+            timed[name].append(programs[name](few if options.quick else Images(options.data), turn))
+    return timed
 
 
 def run_ours(images: Images, *arguments: str) -> Timed:

@@ -5,19 +5,18 @@ their whole processes are compared, and their mean test accuracies given.
 """
 
 import statistics
-from collections.abc import Callable
 
 from labml_bn.cli.command import run_command
 from labml_bn.data.download import ensure_files
 from tests.benchmarks.command import run_part
-from tests.benchmarks.epoch import Images, Timed, run_contender, run_ours
+from tests.benchmarks.epoch import Program, alternately, run_contender, run_ours
 from tests.benchmarks.measuring import Measurements, Options, compare
 
 SEEDS = range(1, 21)
 
 RECIPE = "the published recipe in plain PyTorch"
 
-PROGRAMS: dict[str, Callable[[Images, int], Timed]] = {
+PROGRAMS: dict[str, Program] = {
     "fast.yaml": lambda images, seed: run_ours(images, "fast", f"seed.seed={seed}"),
     RECIPE: lambda images, seed: run_contender("one_cycle", images, "--seed", str(seed)),
 }
@@ -26,14 +25,7 @@ PROGRAMS: dict[str, Callable[[Images, int], Timed]] = {
 def measure(options: Options) -> Measurements:
     """Loop and whole process, and both accuracies."""
     ensure_files("MNIST", options.data)
-    few = Images(options.data, train=640, test=200)
-    if not options.quick:
-        for program in PROGRAMS.values():
-            program(few, 0)  # warm-up
-    timed: dict[str, list[Timed]] = {name: [] for name in PROGRAMS}
-    for seed in SEEDS[:1] if options.quick else SEEDS:
-        for name in list(PROGRAMS)[:: 1 if seed % 2 == 0 else -1]:
-            timed[name].append(PROGRAMS[name](few if options.quick else Images(options.data), seed))
+    timed = alternately(PROGRAMS, options, SEEDS[:1] if options.quick else SEEDS)
     ours, theirs = timed["fast.yaml"], timed[RECIPE]
     yield compare("an epoch of fast.yaml, loop", RECIPE, [run.loop for run in ours], [run.loop for run in theirs])
     yield compare(

@@ -5,9 +5,10 @@ import io
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from labml_bn import BatchNorm, convert_batch_norm, estimate_population, fold, restore_batch_norm
+from tests.norm.conftest import saved_bytes
 
 
 def pair(channels: int, dtype: torch.dtype = torch.float64) -> tuple[BatchNorm, nn.Sequential]:
@@ -46,20 +47,6 @@ def test_first_and_second_derivatives(training: bool) -> None:
     x = torch.randn(5, 3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).requires_grad_()
     assert torch.autograd.gradcheck(fused, (x,))
     assert torch.autograd.gradgradcheck(fused, (x,))
-
-
-def saved_bytes(layer: nn.Module, x: Tensor) -> int:
-    """The bytes that autograd saves for the backward pass, without the input itself and each storage once."""
-    storages = {}
-
-    def save(tensor: Tensor) -> Tensor:
-        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
-        layer(x)
-    storages.pop(x.untyped_storage().data_ptr(), None)
-    return sum(storages.values())
 
 
 def test_what_is_saved_for_the_backward_pass() -> None:

@@ -15,6 +15,7 @@ from labml_bn import BatchNorm, convert_batch_norm, estimate_population, fold, r
 from labml_bn.norm import kernels
 from labml_bn.norm.functional import BatchStatistics, batch_norm
 from labml_bn.norm.kernels import cpu
+from tests.norm.conftest import saved_bytes
 
 SHAPES = [(6, 3, 4, 4), (2, 5, 5, 7), (3, 2, 3, 2), (4, 1, 6, 6), (40, 20, 12, 12), (2, 33, 60, 5), (9, 50, 8, 8)]
 EXAMPLE = (5, 3, 4, 5)
@@ -156,20 +157,6 @@ def test_input_restored_in_another_layout(layout: torch.memory_format) -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor, restore):
         torch.testing.assert_close(results(fused, x), results(separate, x.contiguous()))
-
-
-def saved_bytes(layer: nn.Module, x: Tensor) -> int:
-    """The bytes that autograd saves for the backward pass, without the input itself and each storage once."""
-    storages = {}
-
-    def save(tensor: Tensor) -> Tensor:
-        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
-        layer(x)
-    storages.pop(x.untyped_storage().data_ptr(), None)
-    return sum(storages.values())
 
 
 def test_what_is_saved_for_the_backward_pass() -> None:

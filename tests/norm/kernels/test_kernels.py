@@ -174,7 +174,7 @@ def test_element_by_element_and_sums(
 def test_all_operations_of_a_pass_in_one_call(
     shape: tuple[int, ...], dtype: torch.dtype, layout: str, affine: bool, relu: bool
 ) -> None:
-    """What the single operations give, but for rounding: each loop is compiled by itself."""
+    """What the single operations give, except for rounding: each loop is compiled separately."""
     case, eps = Case(shape, dtype, affine, relu), 1e-3
     x, dy = in_layout(case.x, layout), in_layout(case.dy, layout)
     y, mean, var, inv_std = cpu.forward(x, case.weight, case.bias, eps, relu)
