@@ -14,7 +14,7 @@ from labml_bn.cli.errors import StoppedError, UserError, exit_status
 from labml_bn.cli.files import resolve_folder
 from labml_bn.dashboard import address
 from labml_bn.models import choose_device
-from labml_bn.norm import kernels
+from labml_bn.norm.kernels.loading import load
 from labml_bn.records.folder import find_run, locked
 from labml_bn.settings import complete, default
 from labml_bn.trained.weights import WEIGHTS, save_weights
@@ -70,7 +70,7 @@ def _train(settings: Mapping[str, Any], run: Path | None = None, state: dict[str
     c = tracking.prepare(settings, run)
     if c.device.type == "cuda":
         torch.use_deterministic_algorithms(True)  # two runs with the same seed agree to the last bit
-    kernels.load(c.device.type)  # as another import, not in the first step
+    load(c.device.type)  # as another import, not in the first step
     progress = checkpoint.restore(c, state, run) if run and state else loop.Progress()
     held_out = f", validated on the {c.held_out} held out" if c.held_out else ""
     print(f"{c.dataset}, {c.train_set}{held_out}, norm={c.norm}, on {c.device}", flush=True)

@@ -1,6 +1,7 @@
 """The four operations of batch normalization, once per kind of hardware, and the choice of a kernel.
 
-`reference.py` is in plain tensor operations, `cpu.py` in loops compiled by Numba, `cuda.py` in Triton.
+`reference.py` is in plain tensor operations, `cpu.py` in loops compiled by Numba, `cuda.py` in Triton. `operators.py`
+has those of `cpu.py` for `torch.compile`.
 
 Batch normalization has few arithmetic operations per value, so its cost is mostly that of reading and writing memory.
 If each operation is one pass over the data, as in a fused kernel, one training step reads and writes these tensors:
@@ -17,9 +18,6 @@ the values of its channel. The plain tensor operations of `reference.py` also wr
 If max pooling follows in the same pass (`can_pool`), y and dy are a quarter of the size of x.
 """
 
-import functools
-import importlib
-import warnings
 from types import ModuleType
 
 import torch
@@ -27,23 +25,36 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from labml_bn.norm.kernels import reference
+from labml_bn.norm.kernels.loading import load
 
 
 def choose(*tensors: Tensor) -> ModuleType:
     """The fastest kernel for these tensors, of which the first is the input.
 
     That is the reference if its operations must be seen one by one: by autograd (double backward), a transform of
-    `torch.func`, a tracer or compiler (`torch.compile` fuses plain operations with their neighbours), a dispatch mode
-    or a tensor subclass; and for a device or dtype that no other kernel supports.
+    `torch.func`, a tracer, `torch.export`, a dispatch mode or a tensor subclass; and for a device or dtype that no
+    other kernel supports. For `torch.compile` it is the CPU's kernel as operators, and on a GPU the reference, whose
+    operations the compiler fuses.
     """
     return reference if torch.is_grad_enabled() else _choose(tensors)
 
 
 def _choose(tensors: tuple[Tensor, ...]) -> ModuleType:
-    if torch.compiler.is_compiling() or _is_observed(tensors):
+    if torch.compiler.is_compiling():
+        return _choose_for_compiler(tensors[0])
+    if _is_observed(tensors):
         return reference
     kernel = load(tensors[0].device.type)
     return kernel if kernel is not None and kernel.is_supported(tensors[0]) else reference
+
+
+def _choose_for_compiler(x: Tensor) -> ModuleType:
+    if torch.compiler.is_exporting() or torch._C._are_functorch_transforms_active() or not x.is_cpu:
+        return reference
+    # A function that `torch.compile` traces cannot call `load`, but it can import.
+    from labml_bn.norm.kernels import operators
+
+    return operators if operators.is_supported(x) else reference
 
 
 def is_fused(kernel: ModuleType) -> bool:
@@ -67,15 +78,3 @@ def _is_observed(tensors: tuple[Tensor, ...]) -> bool:
 
 
 _PLAIN = (Tensor, Parameter)
-
-
-@functools.cache
-def load(device: str) -> ModuleType | None:
-    """The kernel for a type of device; None if there is none, or, after a warning, if what it needs does not work."""
-    if device not in ("cpu", "cuda"):
-        return None
-    try:
-        return importlib.import_module(f"labml_bn.norm.kernels.{device}")
-    except Exception as error:  # a broken installation can raise anything
-        warnings.warn(f"batch normalization uses its slower reference kernel: {error!r}", stacklevel=2)
-        return None

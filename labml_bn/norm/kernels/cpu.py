@@ -39,7 +39,7 @@ def can_pool(x: Tensor) -> bool:
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """As `reference.moments`."""
     x, threads, sizes = _dense(x)
-    mean, var = _new_vector(x), _new_vector(x)
+    mean, var = new_vector(x), new_vector(x)
     launch(_compiled(x.dtype, "moments"), threads, sizes, x, mean, var=var)
     return mean, var
 
@@ -55,7 +55,7 @@ def normalize(
 ) -> Tensor:
     """As `reference.normalize`. With `pool`, max pooling follows."""
     x, threads, sizes = _dense(x, pool)
-    vectors, y = _vectors(x, mean, inv_std, weight, bias), _new_output(x, pool)
+    vectors, y = _vectors(x, mean, inv_std, weight, bias), new_output(x, pool)
     launch(_loop("normalize", x, pool), threads, sizes, x, *vectors, relu=relu, out=y)
     return y
 
@@ -72,7 +72,7 @@ def inference(
 ) -> Tensor:
     """`normalize` with the variance instead of `inv_std`."""
     x, threads, sizes = _dense(x, pool)
-    vectors, y = _vectors(x, mean, None, weight, bias), _new_output(x, pool)
+    vectors, y = _vectors(x, mean, None, weight, bias), new_output(x, pool)
     launch(_loop("normalize", x, pool), threads, sizes, x, *vectors, relu=relu, out=y, var=_as(var, x), eps=eps)
     return y
 
@@ -82,7 +82,7 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`moments` and `normalize` at once. Returns (y, mean, var, inv_std)."""
     x, threads, sizes = _dense(x, pool)
-    y, mean, var, inv_std = _new_output(x, pool), _new_vector(x), _new_vector(x), _new_vector(x)
+    y, mean, var, inv_std = new_output(x, pool), new_vector(x), new_vector(x), new_vector(x)
     vectors = _vectors(x, mean, inv_std, weight, bias)
     launch(_loop("forward", x, pool), threads, sizes, x, *vectors, relu=relu, out=y, var=var, eps=eps)
     return y, mean, var, inv_std
@@ -100,7 +100,7 @@ def gradient_sums(
     """As `reference.gradient_sums`."""
     pool = dy.shape != x.shape
     x, threads, sizes = _dense(x, pool)
-    vectors, sums = _vectors(x, mean, inv_std, weight, bias), (_new_vector(x), _new_vector(x))
+    vectors, sums = _vectors(x, mean, inv_std, weight, bias), (new_vector(x), new_vector(x))
     launch(_loop("gradient_sums", x, pool), threads, sizes, x, *vectors, relu=relu, dy=_like(dy, x), sums=sums)
     return sums
 
@@ -138,7 +138,7 @@ def backward(
     """`gradient_sums` and `input_gradient` at once. Returns (dx, sum of dy, sum of dy · x̂)."""
     pool = dy.shape != x.shape
     x, threads, sizes = _dense(x, pool)
-    vectors, dx, sums = _vectors(x, mean, inv_std, weight, bias), torch.empty_like(x), (_new_vector(x), _new_vector(x))
+    vectors, dx, sums = _vectors(x, mean, inv_std, weight, bias), torch.empty_like(x), (new_vector(x), new_vector(x))
     loop, m = _loop("backward", x, pool), x.numel() // x.shape[1]
     launch(loop, threads, sizes, x, *vectors, relu=relu, dy=_like(dy, x), out=dx, sums=sums, factor=1 / m)
     return dx, *sums
@@ -149,22 +149,27 @@ def _loop(name: str, x: Tensor, pool: bool) -> int:
 
 
 def _dense(x: Tensor, pool: bool = False) -> tuple[Tensor, int, tuple[int, int, int, int, int, int, int]]:
-    """x without gaps between its values, the number of threads, and the sizes as `launch` takes them.
-
-    For max pooling, x is converted to channels_last: a hook of autograd may have restored it in another layout.
-    """
+    """x in a layout of the loops, the number of threads, and the sizes as `launch` takes them."""
+    x = laid_out(x, pool)
     channels, height, width = x.shape[1], 0, 0
     if pool:
-        x = x.contiguous(memory_format=torch.channels_last)
         n, positions, height, width = x.numel() // channels, 1, x.shape[2], x.shape[3]
     elif x.is_contiguous():
         n, positions = x.shape[0], x.numel() // max(1, x.shape[0] * channels)
-    elif _is_channels_last(x):
-        n, positions = x.numel() // channels, 1
     else:
-        return _dense(x.contiguous())
+        n, positions = x.numel() // channels, 1
     threads = torch.get_num_threads() if x.numel() > ONE_THREAD else 1
     return x, threads, (n, channels, positions, *_grid(n, channels, positions, threads), height, width)
+
+
+def laid_out(x: Tensor, pool: bool) -> Tensor:
+    """x, or a copy in a layout that the loops support.
+
+    For max pooling that is channels_last only: a hook of autograd may have restored x in another layout.
+    """
+    if pool:
+        return x.contiguous(memory_format=torch.channels_last)
+    return x if x.is_contiguous() or _is_channels_last(x) else x.contiguous()
 
 
 def _grid(n: int, channels: int, positions: int, threads: int) -> tuple[int, int]:
@@ -209,15 +214,17 @@ def _as(vector: Tensor | None, x: Tensor) -> Tensor | None:
     return vector.to(_arithmetic(x)).contiguous()
 
 
-def _new_output(x: Tensor, pool: bool) -> Tensor:
+def new_output(x: Tensor, pool: bool) -> Tensor:
+    """What `normalize` returns for x, which is in a layout of the loops, with values of no meaning."""
     if not pool:
         return torch.empty_like(x)
     shape = (*x.shape[:2], x.shape[2] // 2, x.shape[3] // 2)
-    return torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
 
 
-def _new_vector(x: Tensor) -> Tensor:
-    return torch.empty(x.shape[1], dtype=_arithmetic(x))
+def new_vector(x: Tensor) -> Tensor:
+    """A per-channel vector for x, with values of no meaning."""
+    return torch.empty(x.shape[1], dtype=_arithmetic(x), device=x.device)
 
 
 def _arithmetic(x: Tensor) -> torch.dtype:

@@ -91,7 +91,8 @@ def launch(
     dense: x, dy and out in the same dtype and memory layout, the per-channel vectors in the dtype of the arithmetic.
     `sums` are the sums of dy and of dy · x̂, and `factor` is what makes them means.
     """
-    parts = torch.empty(2 * sizes[1] * sizes[3], dtype=torch.float64)  # two sums per channel and row of tiles
+    # Two sums per channel and row of tiles.
+    parts = torch.empty(2 * sizes[1] * sizes[3], dtype=torch.float64, device=x.device)
     tensors = (x, dy, out, mean, var, inv_std, weight, bias, *sums, parts)
     addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
     _parallel(loop, _pack(*sizes, relu, *addresses, eps, factor), threads, 0)

@@ -3,10 +3,14 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.backends.common import aot_autograd
+from torch._functorch._aot_autograd.utils import make_boxed_func
 from torch.utils.flop_counter import FlopCounterMode
 
 from labml_bn import BatchNorm
@@ -114,3 +118,61 @@ torch.testing.assert_close(
 )
 """
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, **variables})
+
+
+@pytest.mark.slow
+def test_operators_under_the_compiler() -> None:
+    """`torch.compile` puts the loops into its graph, forward and backward; with vmap inside, the plain operations."""
+    names: list[str] = []
+
+    def record(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        names.extend(str(node.target) for node in graph.graph.nodes if node.op == "call_function")
+        boxed: Callable[..., Any] = make_boxed_func(graph.forward)
+        return boxed
+
+    torch.compiler.reset()
+    backend = aot_autograd(fw_compiler=record, bw_compiler=record)
+    layer, x = BatchNorm(3, activation="relu"), torch.randn(4, 3, 2, 2, requires_grad=True)
+    torch.compile(layer, backend=backend, fullgraph=True)(x).sum().backward()
+    assert [name for name in names if name.startswith("labml_bn")] == [
+        "labml_bn.forward.default",
+        "labml_bn.backward.default",
+    ]
+
+    names.clear()
+    layer.eval()
+    vectorized = torch.compile(torch.func.vmap(lambda x: layer(x)), backend=backend, fullgraph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(vectorized(x[None])[0], layer(x))
+    assert names
+    assert not [name for name in names if name.startswith("labml_bn")]
+
+
+@pytest.mark.slow
+def test_the_compiler_without_numba() -> None:
+    code = """
+import sys, warnings
+sys.modules["numba"] = None
+import torch, labml_bn
+layer, x = labml_bn.BatchNorm(3), torch.randn(4, 3)
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    y = torch.compile(layer, fullgraph=True, backend="aot_eager")(x)
+torch.testing.assert_close(y, torch.nn.BatchNorm1d(3)(x))
+print(*[str(warning.message) for warning in caught if "kernel" in str(warning.message)], sep="\\n")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("batch normalization uses its slower reference kernel: ")
+
+
+def test_another_default_device() -> None:
+    """The loops write to the CPU's memory, where the input is."""
+    x = torch.randn(4, 3, 4, 4).contiguous(memory_format=torch.channels_last).requires_grad_()
+    layer, pooling = BatchNorm(3), BatchNorm(3, max_pool=2)
+    with torch.device("meta"):
+        for y in (layer(x), pooling(x)):
+            y.sum().backward()
+            assert y.is_cpu
+    assert x.grad is not None
+    torch.testing.assert_close(layer.running_mean, 0.1 * x.detach().mean((0, 2, 3)))

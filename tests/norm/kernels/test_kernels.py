@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from labml_bn.norm.kernels import cpu, reference
+from labml_bn.norm.kernels import cpu, operators, reference
 
-KERNELS = [reference, cpu]
+KERNELS = [reference, cpu, operators]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 SMALL = [(6, 3), (1, 3, 5), (4, 1), (4, 3, 5, 2), (2, 3, 2, 4, 3), (3, 5, 1, 1), (70, 17)]
 #: Processed by several threads: by rows and by channels, in both layouts; also fewer rows or channels than threads.
@@ -327,3 +327,47 @@ def test_gradient_before_max_pooling(kernel: ModuleType, relu: bool) -> None:
             dx = kernel.input_gradient(dy, x, *case.vectors, mean_dy, mean_dy_xhat, relu)
             expected = reference.input_gradient(full_dy, case.x, *case.vectors, mean_dy, mean_dy_xhat, relu)
             torch.testing.assert_close(dx, expected)
+
+
+OPERATOR_CASES = [((6, 3), "contiguous"), ((70, 17), "transposed"), ((0, 3), "contiguous")] + [
+    ((4, 3, 5, 2), layout) for layout in ("contiguous", "channels_last", "transposed", "strided")
+]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(("shape", "layout"), OPERATOR_CASES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_operators_are_what_they_tell_the_compiler(shape: tuple[int, ...], layout: str, dtype: torch.dtype) -> None:
+    """PyTorch's own check: their outputs have the promised shapes, dtypes and strides and share no memory."""
+    x, dy = in_layout(random(shape, dtype, 1), layout), random(shape, dtype, 2)
+    ones = torch.ones(3 if shape[1] == 3 else 17)
+    vectors, no_affine = (ones, ones, ones, ones), (ones, ones, None, None)
+    cases: dict[Any, list[Any]] = {
+        operators.moments: [(x,)],
+        operators.normalize: [(x, *vectors, True), (x, *no_affine)],
+        operators.inference: [(x, *vectors, 1e-5, True), (x, *no_affine, 1e-5)],
+        operators.forward: [(x, ones, ones, 1e-5, True), (x, None, None, 1e-5)],
+        operators.gradient_sums: [(dy, x, *vectors, True)],
+        operators.input_gradient: [(dy, x, *vectors, ones, ones, True), (dy, x, *no_affine, None, None)],
+        operators.backward: [(dy, x, *vectors, True), (dy, x, *no_affine)],
+    }
+    for operator, arguments in cases.items():
+        for case in arguments:
+            if x.numel() > 0 or operator in (operators.normalize, operators.inference, operators.input_gradient):
+                torch.library.opcheck(operator, case)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("shape", [(4, 3, 5, 7), (40, 20, 9, 9)], ids=str)
+def test_the_operators_that_pool(shape: tuple[int, ...]) -> None:
+    x = in_layout(random(shape, torch.float32), "channels_last")
+    ones = torch.ones(shape[1])
+    dy = random((*shape[:2], shape[2] // 2, shape[3] // 2), torch.float32, 2)
+    torch.library.opcheck(operators.normalize, (x, ones, ones, ones, ones, True, True))
+    torch.library.opcheck(operators.inference, (x, ones, ones, ones, ones, 1e-5, True, True))
+    torch.library.opcheck(operators.forward, (x, ones, ones, 1e-5, True, True))
+    torch.library.opcheck(operators.gradient_sums, (dy, x, ones, ones, ones, ones, True))
+    torch.library.opcheck(operators.input_gradient, (dy, x, ones, ones, ones, ones, ones, ones, True))
+    torch.library.opcheck(operators.backward, (dy, x, ones, ones, ones, ones, True))
