@@ -29,6 +29,7 @@ import numpy as np
 import torch
 from llvmlite import ir
 from numba import carray, types
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 from torch import Tensor
 
@@ -49,13 +50,12 @@ LONG_BLOCK = 1024
 _torch = ctypes.CDLL(str(next(Path(torch.__file__).parent.glob("lib/libtorch_cpu.*"))))
 _parallel = _torch.GOMP_parallel
 _parallel.argtypes, _parallel.restype = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint, ctypes.c_uint], None
-for _name in (
-    "omp_get_thread_num",
-    "omp_get_num_threads",
-    "GOMP_barrier",
-):  # found by name, so that compiled code can be cached
+for _name in ("omp_get_thread_num", "omp_get_num_threads", "GOMP_barrier"):
+    # Found by name, so that compiled code can be cached.
     _address: Any = ctypes.cast(getattr(_torch, _name), ctypes.c_void_p).value
     llvmlite.binding.add_symbol(_name, _address)
+# Numba would import its own functions, which takes 0.2 s, when the first loop is loaded: in the first training step.
+cpu_target.target_context.refresh()
 _thread_number = types.ExternalFunction("omp_get_thread_num", types.int32())
 _thread_count = types.ExternalFunction("omp_get_num_threads", types.int32())
 _barrier = types.ExternalFunction("GOMP_barrier", types.void())
