@@ -14,6 +14,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from labml_bn.cli import threads
 from labml_bn.cli.command import Parser, run_command
 from labml_bn.cli.files import check_writable
 
@@ -35,6 +36,7 @@ def main() -> None:
     if arguments.figure:
         check_writable(arguments.figure, (".png", ".svg", ".pdf"))
 
+    threads.let_sleep()
     from labml_bn.trained.evaluation import classify
     from labml_bn.trained.weights import load_run
 

@@ -8,6 +8,7 @@ The exported network is run on the test images; the file is written only if the 
 
 from pathlib import Path
 
+from labml_bn.cli import threads
 from labml_bn.cli.command import Parser, run_command
 from labml_bn.cli.files import check_writable
 
@@ -22,6 +23,7 @@ def main() -> None:
     path: Path = arguments.file
     check_writable(path, (".onnx", ".pt2"))
 
+    threads.let_sleep()
     from labml_bn.data.mnist import PIXELS
     from labml_bn.trained.exporting import export
     from labml_bn.trained.weights import load_run

@@ -8,6 +8,7 @@ The images may have any size, dark on light or light on dark. Prints the class o
 
 from pathlib import Path
 
+from labml_bn.cli import threads
 from labml_bn.cli.command import Parser, run_command
 
 
@@ -18,6 +19,7 @@ def main() -> None:
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files of one digit each")
     arguments = parser.parse_args()
 
+    threads.let_sleep()
     from labml_bn.trained.prediction import predict
     from labml_bn.trained.weights import load_run
 

@@ -53,9 +53,13 @@ COMMANDS = {
 
 #: Modules without a test file of their own, and why.
 TESTED_ELSEWHERE = {
-    f"labml_bn.norm.kernels.{name}": "tests/norm/kernels/test_kernels.py has the same cases for every kernel"
-    for name in ("reference", "cpu", "cpu_loops", "operators")
-} | {"labml_bn.norm.kernels.loading": "tests/norm/kernels/test_choice.py loads kernels that work and that do not"}
+    **{
+        f"labml_bn.norm.kernels.{name}": "tests/norm/kernels/test_kernels.py has the same cases for every kernel"
+        for name in ("reference", "cpu", "cpu_loops", "operators")
+    },
+    "labml_bn.norm.kernels.loading": "tests/norm/kernels/test_choice.py loads kernels that work and that do not",
+    "labml_bn.norm.kernels.openmp": "tests/training/test_cores.py calls its functions",
+}
 
 
 def imports(module: str) -> set[str]:

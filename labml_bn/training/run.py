@@ -20,6 +20,7 @@ from labml_bn.settings import complete, default
 from labml_bn.trained.weights import WEIGHTS, save_weights
 from labml_bn.training import checkpoint, loop, tracking
 from labml_bn.training.console import Console
+from labml_bn.training.cores import SharedCores
 from labml_bn.training.forward import check_compiler
 from labml_bn.training.log import Position
 from labml_bn.training.memory import keep_freed_memory
@@ -80,7 +81,7 @@ def _train(settings: Mapping[str, Any], run: Path | None = None, state: dict[str
             print(f"Watch it: {dashboard}/run/{folder.name}", flush=True)
         checkpoints = checkpoint.Checkpoints(folder, c, settings, state)
         try:
-            with Stop() as stop:
+            with Stop() as stop, SharedCores():
                 # A checkpoint before the first batch makes the run resumable, with its present settings, even if it is
                 # killed early. The weights of a finished run that is resumed are no longer its last ones.
                 if checkpoints.save(progress, None) and progress.epoch < c.epochs:

@@ -20,7 +20,6 @@ size times its variance, so at most that factor of float64's precision is lost.
 
 import ctypes
 import struct
-from pathlib import Path
 from typing import Any
 
 import llvmlite.binding
@@ -32,6 +31,8 @@ from numba import carray, types
 from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 from torch import Tensor
+
+from labml_bn.norm.kernels import openmp
 
 #: PyTorch's types as Numba reads them. Half precision is read as its bits, in integers that differ by their sign.
 STORAGE = {
@@ -45,14 +46,14 @@ STORAGE = {
 BLOCK = 32
 LONG_BLOCK = 1024
 
-# A lookup in the library finds the symbols of those that it was linked with, OpenMP among them. If there is none, as
-# in builds with another OpenMP, the AttributeError tells `kernels/__init__.py` that this kernel is not available.
-_torch = ctypes.CDLL(str(next(Path(torch.__file__).parent.glob("lib/libtorch_cpu.*"))))
-_parallel = _torch.GOMP_parallel
+_openmp = openmp.find()
+if _openmp is None:
+    raise ImportError("this build of PyTorch does not use GNU OpenMP")
+_parallel = _openmp.GOMP_parallel
 _parallel.argtypes, _parallel.restype = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint, ctypes.c_uint], None
 for _name in ("omp_get_thread_num", "omp_get_num_threads", "GOMP_barrier"):
     # Found by name, so that compiled code can be cached.
-    _address: Any = ctypes.cast(getattr(_torch, _name), ctypes.c_void_p).value
+    _address: Any = ctypes.cast(getattr(_openmp, _name), ctypes.c_void_p).value
     llvmlite.binding.add_symbol(_name, _address)
 # Numba would import its own functions, which takes 0.2 s, when the first loop is loaded: in the first training step.
 cpu_target.target_context.refresh()
