@@ -11,6 +11,7 @@ import tempfile
 import time
 
 from labml_bn.cli.command import run_command
+from labml_bn.records.folder import list_checkpoints
 from labml_bn.training import checkpoint, loop, tracking
 from labml_bn.training.console import Console
 from tests.benchmarks.command import run_part
@@ -35,7 +36,7 @@ def measure(options: Options) -> Measurements:
                 started = time.perf_counter()
                 checkpoints.save(progress, None)
                 saves.append(time.perf_counter() - started)
-            (saved,) = checkpoint.list_checkpoints(run)
+            (saved,) = list_checkpoints(run)
             size = saved.stat().st_size
     save = statistics.median(saves)
     yield Row(

@@ -9,6 +9,9 @@ from pathlib import Path
 
 from labml_bn.cli.errors import UserError
 
+#: The version of a package that is missing.
+NOT_INSTALLED = "not installed"
+
 #: From this many cores on, used by other processes, the times are not trusted.
 TOO_BUSY = 0.25
 
@@ -22,7 +25,7 @@ def describe() -> dict[str, str]:
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
+            versions[name] = NOT_INSTALLED
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {"CPU": _model(), "cores": str(cores), "PyTorch's threads": str(torch.get_num_threads()), **versions}
 

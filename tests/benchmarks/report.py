@@ -8,7 +8,7 @@ from typing import Any
 
 from labml_bn.cli.files import replacing
 from labml_bn.cli.text import duration, table
-from tests.benchmarks.machine import TOO_BUSY
+from tests.benchmarks.machine import NOT_INSTALLED, TOO_BUSY
 from tests.benchmarks.measuring import Row
 
 HEADING = ["part", "measured", "relative to", "ours", "theirs", "ratio", "quartiles"]
@@ -82,10 +82,16 @@ def as_markdown(machine: Mapping[str, str], results: Mapping[str, Result]) -> st
 def save(folder: Path, machine: Mapping[str, str], results: Mapping[str, Result]) -> dict[str, Result]:
     """Write RESULTS.md and results.json. Returns the results in them.
 
-    Parts that were not measured this time are kept if they were measured on the same machine with the same versions.
+    Parts that were not measured this time are kept if they were measured on the same machine with the same versions. A
+    contender that is not installed now was not measured now: its version is kept with its results.
     """
     path = folder / "results.json"
-    merged = {**_saved(path, machine), **results}
+    saved = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"machine": {}, "parts": {}}
+    machine = {
+        name: saved["machine"].get(name, value) if value == NOT_INSTALLED else value for name, value in machine.items()
+    }
+    kept = saved["parts"] if saved["machine"] == machine else {}
+    merged = {**{part: Result.of(values) for part, values in kept.items()}, **results}
     parts = {part: asdict(result) for part, result in merged.items()}
     for name, content in (
         ("results.json", json.dumps({"machine": machine, "parts": parts}, indent=1) + "\n"),
@@ -94,16 +100,6 @@ def save(folder: Path, machine: Mapping[str, str], results: Mapping[str, Result]
         with replacing(folder / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
     return merged
-
-
-def _saved(path: Path, machine: Mapping[str, str]) -> dict[str, Result]:
-    """The results in a file, if they are of this machine."""
-    if not path.exists():
-        return {}
-    saved = json.loads(path.read_text(encoding="utf-8"))
-    if saved["machine"] != machine:
-        return {}
-    return {part: Result.of(values) for part, values in saved["parts"].items()}
 
 
 def as_time(seconds: float | None) -> str:

@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,10 @@ def test_the_saved_results(tmp_path: Path) -> None:
     written = (tmp_path / "RESULTS.md").read_text()
     assert "| layer | a step | PyTorch | 4 ms |" in written
     assert "| step | a step | PyTorch | 6 ms |" in written
+
+    report.save(tmp_path, {**MACHINE, "torch": machine.NOT_INSTALLED}, {"step": a_result()})
+    assert "- torch: 2.15.0\n" in (tmp_path / "RESULTS.md").read_text()
+    assert "| layer |" in (tmp_path / "RESULTS.md").read_text()
 
     report.save(tmp_path, {**MACHINE, "torch": "2.16.0"}, {"step": a_result()})
     assert "| layer |" not in (tmp_path / "RESULTS.md").read_text()
@@ -166,6 +171,22 @@ def test_our_run(data_path: Path) -> None:
     run = run_ours(Images(data_path, train=128, test=50))
     assert 0 < run.loop < run.total
     assert run.accuracy * 50 == pytest.approx(round(run.accuracy * 50))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chosen_by", ["test", "held_out"])
+def test_the_accurate_network(chosen_by: str, data_path: Path, environment: dict[str, str]) -> None:
+    """What is printed for each seed, and their mean, of the test images or of the held-out ones."""
+    settings = ["epochs=1", "train_samples=128", "valid_samples=50", "layers=8N"]
+    settings += ["held_out=100"] if chosen_by == "held_out" else []
+    command = [sys.executable, "-m", "tests.benchmarks.accurate", "--seeds", "2", "--at-once", "2", *settings]
+    command += ["--data", str(data_path)]
+    root = HERE.parents[1]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    accuracies = re.findall(rf"seed \d: {chosen_by} loss .*, accuracy (.*)% in", done.stdout)
+    (mean,) = re.findall(rf"mean accuracy.{chosen_by}: (.*)% \(", done.stdout)
+    assert float(mean) == pytest.approx(sum(map(float, accuracies)) / 2, abs=0.006)
 
 
 @pytest.mark.usefixtures("home")
