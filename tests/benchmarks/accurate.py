@@ -74,7 +74,7 @@ def train(seed: int, settings: Sequence[str]) -> dict[str, float]:
         if done.returncode != 0:
             raise UserError(f"seed {seed} failed: {done.stderr.strip()}")
         run = read_run(run_folders(Path(logs))[0])
-    metrics = run.metrics()
+        metrics = run.metrics()
     split = "held_out" if "loss.held_out" in metrics else "test"
     result = {f"{what}.{split}": float(metrics[f"{what}.{split}"].values[-1, 0]) for what in ("loss", "accuracy")}
     numbers = f"loss {result[f'loss.{split}']:.4f}, accuracy {result[f'accuracy.{split}']:.2%}"
