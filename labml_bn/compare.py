@@ -33,7 +33,7 @@ def main() -> None:
     arguments = parser.parse_args()
     check_writable(arguments.figure, (".png", ".svg"))
 
-    from labml_bn.cli.text import table
+    from labml_bn.cli.text import table, terminal_width
     from labml_bn.records import comparison, figures
     from labml_bn.records.folder import find_runs
     from labml_bn.records.record import read_run
@@ -41,7 +41,7 @@ def main() -> None:
     runs = [read_run(folder) for folder in find_runs(arguments.runs, arguments.logs)]
     compared = comparison.Comparison(runs)
     rows, figure = compared.rows(), compared.figure()
-    print(table(rows))
+    print(table(rows, terminal_width()))
     figures.save(figure, arguments.figure)
     page = arguments.figure.with_suffix(".html")
     figures.save_page(rows, figure, page)

@@ -1,10 +1,12 @@
-"""Evaluate a finished run on the test images.
+"""Evaluate the network of a run on the test images.
 
     python -m labml_bn.evaluate latest                              with the running statistics, as in inference
     python -m labml_bn.evaluate RUN --statistics population         with the population's, over all training images
     python -m labml_bn.evaluate RUN --statistics population:1000    the same, over the first 1000
     python -m labml_bn.evaluate RUN --statistics batch              with those of each test batch
     python -m labml_bn.evaluate RUN --figure mistakes.png           draw the misclassified images
+    python -m labml_bn.evaluate RUN --checkpoint last               a run that has not finished, or is still running
+    python -m labml_bn.evaluate RUN --checkpoint best               the checkpoint with the best accuracy
 
 Prints the loss, the accuracy with its 95 % interval (Wilson 1927), and the confusion matrix: a row for each true class,
 a column for each predicted class.
@@ -31,6 +33,7 @@ def main() -> None:
         help="the mean and variance to normalize by (default: running)",
     )
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the misclassified images (.png, .svg, .pdf)")
+    parser.add_argument("--checkpoint", choices=("best", "last"), help="use a checkpoint, also of an unfinished run")
     parser.add_data_argument()
     arguments = parser.parse_args()
     if arguments.figure:
@@ -40,11 +43,11 @@ def main() -> None:
     from labml_bn.trained.evaluation import classify
     from labml_bn.trained.weights import load_run
 
-    run, trained = load_run(arguments.run, arguments.logs, arguments.data)
+    source, trained = load_run(arguments.run, arguments.logs, arguments.data, arguments.checkpoint)
     statistics, samples = arguments.statistics
     classification = classify(trained, statistics, samples, _progress)
     of = f" of the first {samples} training images" if samples else ""
-    print(f"{run}: {trained.dataset}, norm={trained.settings['norm']}, {statistics} statistics{of}")
+    print(f"{source}: {trained.dataset}, norm={trained.settings['norm']}, {statistics} statistics{of}")
     print(classification.report())
     if arguments.figure:
         from labml_bn.records import figures

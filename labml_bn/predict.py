@@ -1,11 +1,14 @@
 """Predict which digits are in image files.
 
     python -m labml_bn.predict latest seven.png
-    python -m labml_bn.predict RUN scans/*.jpg
+    python -m labml_bn.predict RUN scans/*.jpg --save seen    write each image as the network saw it to seen/*.png
 
-The images may have any size, dark on light or light on dark. Prints the class of each file and its probability.
+The images may have any size, dark on light or light on dark, in uneven light. Prints the three likeliest classes of
+each file with their probabilities, and says if an image is unlike the training images: farther from the nearest of them
+than 99 % of the training images are from each other, in the features that the network computes.
 """
 
+import sys
 from pathlib import Path
 
 from labml_bn.cli import threads
@@ -17,15 +20,30 @@ def main() -> None:
     parser = Parser("labml_bn.predict", __doc__)
     parser.add_run_argument()
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE", help="image files of one digit each")
+    parser.add_argument("--checkpoint", choices=("best", "last"), help="use a checkpoint, also of an unfinished run")
+    parser.add_argument("--save", type=Path, metavar="FOLDER", help="save the images as the network saw them, 28 x 28")
+    parser.add_data_argument()
     arguments = parser.parse_args()
 
     threads.let_sleep()
+    import torch
+
+    from labml_bn.data.digit_image import names_in, read_digit, save_digit
     from labml_bn.trained.prediction import predict
     from labml_bn.trained.weights import load_run
 
-    _, trained = load_run(arguments.run, arguments.logs)
-    for path, prediction in zip(arguments.images, predict(trained, arguments.images), strict=True):
-        print(f"{path}: {prediction.name} ({prediction.probability:.2%})")
+    files = names_in(arguments.save, arguments.images) if arguments.save else []
+    source, trained = load_run(arguments.run, arguments.logs, arguments.data, arguments.checkpoint)
+    digits = torch.stack([read_digit(path) for path in arguments.images])
+    predictions = predict(trained, digits)
+    print(f"{source}: {trained.dataset}, norm={trained.settings['norm']}", file=sys.stderr)
+    for file, digit in zip(files, digits, strict=False):
+        save_digit(file, digit)
+    for path, prediction in zip(arguments.images, predictions, strict=True):
+        likeliest = ", ".join(f"{name} ({probability:.2%})" for name, probability in prediction.likeliest)
+        distances = f"distance {prediction.distance:.2f}, limit {prediction.limit:.2f}"
+        unlike = f"; unlike the training images: {distances}" if prediction.unlike else ""
+        print(f"{path}: {likeliest}{unlike}")
 
 
 if __name__ == "__main__":

@@ -18,22 +18,23 @@ def main() -> None:
 
     from datetime import datetime
 
-    from labml_bn.cli.text import duration, table
-    from labml_bn.records.record import read_runs, short_uuids
+    from labml_bn.cli.text import duration, table, terminal_width
+    from labml_bn.records.record import names_of, read_runs, short_uuids
 
     runs = read_runs(arguments.logs)
     if not runs:
         print(f"there are no runs in {arguments.logs} (python -m labml_bn.train makes one)")
         return
     short = short_uuids(runs)
-    rows = [["run", "started", "name", "status", "epochs", "accuracy", "time"]]
+    names = names_of(runs)
+    rows = [["run", "status", "epochs", "accuracy", "time", "started", "name"]]
     for run in runs:
         tests = run.metrics("accuracy.test").get("accuracy.test")
         epochs, accuracy = (len(tests.steps), f"{tests.values[-1, 0]:.2%}") if tests else (0, "-")
         started = datetime.fromtimestamp(run.started).strftime("%Y-%m-%d %H:%M")
         done = f"{epochs}/{run.settings['epochs']}"
-        rows.append([short[run.uuid], started, run.name, run.status, done, accuracy, duration(run.elapsed)])
-    print(table(rows))
+        rows.append([short[run.uuid], run.status, done, accuracy, duration(run.elapsed), started, names[run.uuid]])
+    print(table(rows, terminal_width()))
 
 
 if __name__ == "__main__":

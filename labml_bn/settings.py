@@ -4,10 +4,11 @@ They are written in a YAML file and on the command line, and read in the same wa
 happens.
 """
 
+import contextlib
 import difflib
 import re
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,7 +114,7 @@ KEYS: dict[str, Key] = {
     "held_out": Key(
         int,
         0,
-        "how many of the last training images to leave out of training and validate on, instead of the test images",
+        "how many training images, chosen by the seed, to validate on instead of the test images, and not to train on",
         _between(0, 59_999),
     ),
     "channels_last": Key(bool, True, "whether images are in channels_last memory format, which is faster"),
@@ -157,8 +158,18 @@ KEYS: dict[str, Key] = {
     "logs_path": Key(str, "logs", "the folder of the runs", _NAME),
 }
 
-#: In a run's name some keys are short, and those that do not change its numbers are left out.
 _SHORT = {"optimizer.learning_rate": "lr", "optimizer.eps": "adam_eps", "train_batch_size": "batch_size"}
+
+
+def short(key: str) -> str:
+    """The short form of a key, as in the names of runs: `lr`, or the last part of a dotted key."""
+    return _SHORT.get(key, key.rpartition(".")[2])
+
+
+#: Each key by every form in which it can be written: the key, its short form, and its last part.
+_FORMS = {form: key for key in KEYS for form in (key, short(key), key.rpartition(".")[2])}
+
+#: Keys that are not in a run's name, besides those that have their default: they do not change its numbers.
 _NOT_IN_NAMES = {"norm", "checkpoint_interval", "keep", "data_path", "logs_path"}
 
 #: What may change when a run is resumed: what does not change its numbers, and how long it trains. The rest of
@@ -182,23 +193,26 @@ def default(key: str) -> Any:
 
 
 def read(arguments: Sequence[str], *, together: bool = True) -> dict[str, Any]:
-    """The settings in `[CONFIG.yaml] [key=value ...]`, all of them checked; later ones override earlier ones.
+    """The settings in `[CONFIG.yaml] [key=value ...]`, all of them checked; keys override the file, later keys earlier.
 
-    CONFIG.yaml is a file, or the name of one of this project's config files: `no_norm`. With `together`, settings and
-    defaults are also checked against each other.
+    CONFIG.yaml is a file, among them labml's record of a run's settings, or the name of one of this project's config
+    files: `no_norm`. A key may be in its short form: `lr`. With `together`, settings and defaults are also checked
+    against each other.
 
     Raises UsageError, in one line, for a file that cannot be read, an unknown key, and a value that the key does not
     allow.
     """
     result: dict[str, Any] = {}
-    for position, argument in enumerate(arguments):
-        key, equals, value = argument.partition("=")
+    files = [argument for argument in arguments if "=" not in argument]
+    if len(files) > 1:
+        raise UsageError(f"{files[1]!r} cannot follow {files[0]!r}: write one config file, and settings as key=value")
+    for file in files:
+        result |= _from_file(_config_file(file))
+    for argument in arguments:
+        name, equals, word = argument.partition("=")
         if equals:
-            result[key] = _checked(key, _from_word(key, value))
-        elif position == 0:
-            result |= _from_file(_config_file(argument))
-        else:
-            raise UsageError(f"{argument!r} is not a setting: write key=value, after at most one config file")
+            key = _full(name)
+            result[key] = _checked(key, _from_word(key, word))
     if together:
         check_together(result)
     return result
@@ -219,36 +233,75 @@ def different(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if value != default(key)}
 
 
-def name_of(settings: Mapping[str, Any]) -> str:
-    """A short name for a run with these settings: its normalization, then what differs from the defaults."""
+def from_labml(configs: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings in labml's record of a run: of each key the given value (`value`), or else the computed one.
+
+    Raises UsageError for a given value that is not allowed. Keys that are missing are left out, as are others: labml
+    also records the parts that are computed from the settings.
+    """
+    settings: dict[str, Any] = {}
+    for key, entry in configs.items():
+        if key in KEYS and isinstance(entry, dict):
+            if entry.get("value") is not None:
+                settings[key] = _checked(key, entry["value"])
+            else:
+                with contextlib.suppress(UsageError):  # it was not computed, or to an object: the optimizer
+                    settings[key] = _checked(key, entry.get("computed"))
+    return settings
+
+
+def name_of(settings: Mapping[str, Any], also: Collection[str] = ()) -> str:
+    """A short name for a run with these settings: its normalization, then what differs from the defaults.
+
+    The keys in `also` are in it even with their defaults.
+    """
     norm = settings.get("norm", default("norm"))
     words = [{"none": "no_norm", "torch": "torch_norm"}.get(norm, norm)]
-    for key, value in different(settings).items():
-        if key not in _NOT_IN_NAMES:
-            words.append(f"{_SHORT.get(key, key.rpartition('.')[2])}={_word(value)}")
+    for key, value in settings.items():
+        if key not in _NOT_IN_NAMES and (key in also or value != default(key)):
+            words.append(f"{short(key)}={as_typed(value)}")
     return " ".join(words)
 
 
-def _word(value: Any) -> str:
-    """A value as it is written on the command line, without spaces."""
+def as_typed(value: Any) -> str:
+    """A value as it is written on the command line: `true`, `0.01`, `[0.8,0.9]`."""
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value).replace(" ", "")
+    if isinstance(value, list):
+        return f"[{','.join(map(as_typed, value))}]"
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"
+    return str(value)
 
 
 def _config_file(name: str) -> Path:
     """The file that a user means: a path, or else one of this project's config files by its name."""
-    packaged = CONFIGS / f"{name}.yaml"
-    return packaged if Path(name).name == name and not Path(name).exists() and packaged.is_file() else Path(name)
+    packaged = CONFIGS / f"{_config_name(name)}.yaml"
+    is_name = Path(name).name == name and Path(name).suffix == ""
+    return packaged if is_name and not Path(name).exists() and packaged.is_file() else Path(name)
+
+
+def _config_name(name: str) -> str:
+    """The name of a config file of this project in its usual spelling: `no_norm` for `configs/No-Norm.yml`."""
+    return Path(name).stem.lower().replace("-", "_")
+
+
+def _hint(path: Path) -> str:
+    """What a user may have meant by the name of a file that cannot be read."""
+    names = sorted(file.stem for file in CONFIGS.glob("*.yaml"))
+    similar = difflib.get_close_matches(_config_name(path.name), names, 1, 0.75)
+    if similar:
+        return f" (did you mean {similar[0]}, a config of this project?)"
+    if path.suffix in {".yaml", ".yml"}:
+        return ""
+    return f" (settings are written key=value; configs: {', '.join(names)})"
 
 
 def _from_file(path: Path) -> dict[str, Any]:
     try:
         content = _yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
-        names = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml")))
-        hint = "" if path.suffix in {".yaml", ".yml"} else f" (settings are written key=value; configs: {names})"
-        raise UsageError(f"cannot read the config file {path}: {reason(error)}{hint}") from error
+        raise UsageError(f"cannot read the config file {path}: {reason(error)}{_hint(path)}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is not a text file") from error
     except yaml.MarkedYAMLError as error:
@@ -261,11 +314,26 @@ def _from_file(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UsageError(f"{path}: expected lines of the form `key: value`")
     try:
-        return {key: _checked(key, value) for key, value in _flat(content)}
+        if _is_labmls(content):
+            # The repeated run is stored where it is repeated.
+            return {key: value for key, value in from_labml(content).items() if key != "logs_path"}
+        return {_full(key): _checked(_full(key), value) for key, value in _flat(content)}
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
     except RecursionError as error:
         raise UsageError(f"{path}: a value contains itself") from error
+
+
+def _is_labmls(content: Mapping[Any, Any]) -> bool:
+    """Whether this is labml's record of a run's settings. There each key has several entries."""
+    return all(isinstance(entry, dict) and {"value", "computed"} <= entry.keys() for entry in content.values())
+
+
+def _full(name: str) -> str:
+    """The key that is written as `name`. Raises UsageError if there is none."""
+    if name not in _FORMS:
+        raise _unknown(name)
+    return _FORMS[name]
 
 
 def _flat(content: Mapping[Any, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -281,7 +349,7 @@ def _flat(content: Mapping[Any, Any], prefix: str = "") -> list[tuple[str, Any]]
 
 def _from_word(key: str, word: str) -> Any:
     """A value from the command line: strings as they are, numbers as Python reads them, the rest as YAML."""
-    kind = KEYS[key].type if key in KEYS else str
+    kind = KEYS[key].type
     if kind is str or word == "":
         return word or None
     try:
@@ -303,8 +371,10 @@ def _yaml(text: str) -> Any:
 def _checked(name: str, value: Any) -> Any:
     """The value in the type of its key. Raises UsageError for an unknown key and a value that it does not allow."""
     if name not in KEYS:
-        raise UsageError(f"unknown key {name!r}: did you mean {_nearest(name)}? (--list shows all keys)")
+        raise _unknown(name)
     key = KEYS[name]
+    if isinstance(key.takes, list) and isinstance(value, str):
+        value = next((option for option in key.takes if option.lower() == value.lower()), value)
     if key.type is float:
         value = _as_float(value)
     elif key.type is list and isinstance(value, list):
@@ -322,6 +392,10 @@ def _checked(name: str, value: Any) -> Any:
     return value
 
 
+def _unknown(name: str) -> UsageError:
+    return UsageError(f"unknown key {name!r}: did you mean {_nearest(name)}? (--list shows all keys)")
+
+
 def _nearest(name: str) -> str:
     """The key most similar to `name`; the last part of a dotted key, or its short name, counts as much as the whole."""
 
@@ -329,8 +403,9 @@ def _nearest(name: str) -> str:
         return difflib.SequenceMatcher(None, one, other).ratio()
 
     def likeness(known: str) -> float:
-        last = name.rpartition(".")[2]
-        return ratio(name, known) + max(ratio(last, known.rpartition(".")[2]), ratio(last, _SHORT.get(known, known)))
+        written = name.lower().replace("-", "_")
+        last = written.rpartition(".")[2]
+        return ratio(written, known) + max(ratio(last, known.rpartition(".")[2]), ratio(last, short(known)))
 
     return max(KEYS, key=likeness)
 

@@ -7,6 +7,7 @@
     python -m labml_bn.train configs/smoke.yaml norm=torch      keys on the command line override the file
     python -m labml_bn.train --resume latest                    resume a run that was interrupted or killed
     python -m labml_bn.train --resume RUN epochs=20             resume a finished run, for more epochs
+    python -m labml_bn.train --like RUN seed=6                  a new run with the settings of another, but this seed
     python -m labml_bn.train --list                             every key, its type, default, options and meaning
 
 The first run downloads the data set to ./data. Each run is a new folder in ./logs. A run that was interrupted by
@@ -27,7 +28,9 @@ def main() -> None:
     """The command."""
     parser = Parser("labml_bn.train", __doc__, hint="settings are written key=value; ")
     parser.add_argument("settings", nargs="*", metavar="[CONFIG.yaml] key=value", help="a config file, and single keys")
-    parser.add_argument("--resume", metavar="RUN", help="a run's folder, its uuid or the beginning of it, or `latest`")
+    earlier = parser.add_mutually_exclusive_group()
+    earlier.add_argument("--resume", metavar="RUN", help="a run's folder, its uuid or the beginning of it, or `latest`")
+    earlier.add_argument("--like", metavar="RUN", help="train a new run with the settings of this one")
     parser.add_argument("--list", action="store_true", help="print every key and exit")
     arguments = parser.parse_intermixed_args()
 
@@ -36,11 +39,16 @@ def main() -> None:
     if arguments.list:
         print(_list_of_keys())
         return
-    given = settings.read(arguments.settings, together=arguments.resume is None)
+    given = settings.read(arguments.settings, together=arguments.resume is None and arguments.like is None)
 
+    from labml_bn.cli.output import continue_without_reader
     from labml_bn.cli.text import duration
+
+    continue_without_reader()  # `train | head` loses the lines, not the run
     from labml_bn.training import run
 
+    if arguments.like is not None:
+        given = run.settings_of(arguments.like, given)
     finished = run.start(given) if arguments.resume is None else run.resume(arguments.resume, given)
     if finished is None:
         print("the run had already completed its epochs (epochs=N trains up to N)")
@@ -48,6 +56,8 @@ def main() -> None:
     if finished.test is not None:
         correct = f"{finished.test.correct} of {finished.test.images}"
         print(f"Final accuracy {finished.test.accuracy:.2%} ({correct}) in {duration(finished.elapsed)}")
+        if finished.guesses:
+            print("This is what guessing gives: the network has learned nothing. Try a lower optimizer.learning_rate.")
     folder, logs = os.path.relpath(finished.folder), os.path.relpath(finished.folder.parent.parent)
     where = "" if logs == "logs" else f" --logs {shlex.quote(logs)}"
     print(f"Run: {folder}")
@@ -57,14 +67,15 @@ def main() -> None:
 
 
 def _list_of_keys() -> str:
-    from labml_bn.cli.text import table
-    from labml_bn.settings import KEYS, Range
+    from labml_bn.cli.text import table, terminal_width
+    from labml_bn.settings import KEYS, Range, as_typed, short
 
-    rows = [["key", "type", "default", "options", "meaning"]]
+    rows = [["key", "short", "default", "type", "options", "meaning"]]
     for name, key in KEYS.items():
         options = key.takes.words if isinstance(key.takes, Range) else ", ".join(key.takes or ())
-        rows.append([name, key.type.__name__, str(key.default), options, key.meaning])
-    return table(rows)
+        brief = "" if short(name) == name else short(name)
+        rows.append([name, brief, as_typed(key.default), key.type.__name__, options, key.meaning])
+    return table(rows, terminal_width())
 
 
 if __name__ == "__main__":

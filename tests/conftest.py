@@ -158,4 +158,4 @@ def logs(trained: Path, work: Path) -> Path:
 @pytest.fixture(scope="session")
 def test_set(data_path: Path) -> ImageSet:
     """The first 200 test images of MNIST."""
-    return load("MNIST", data_path, train=False, samples=200, device=torch.device("cpu"), dtype=torch.float32)
+    return load("MNIST", data_path, "test", samples=200, device=torch.device("cpu"), dtype=torch.float32)

@@ -31,8 +31,8 @@ MAY_IMPORT = {
     },
     "training": {
         *("norm", "models", "data", "settings", "cli", "records.folder", "records.saved"),
-        # A run ends by writing its weights, and prints where a dashboard shows it.
-        *("trained.weights", "dashboard.address"),
+        # A run ends by writing its weights, is resumed from its checkpoints, and prints where a dashboard shows it.
+        *("trained.weights", "trained.checkpoints", "dashboard.address"),
         *("numpy", "torch", "labml", "labml_helpers", "filelock", "tqdm"),
     },
     "dashboard": {
@@ -45,10 +45,12 @@ MAY_IMPORT = {
 MODULE_MAY_IMPORT = {
     "labml_bn.norm.kernels.cpu_loops": {"numba", "llvmlite", "numpy"},
     "labml_bn.norm.kernels.cuda": {"triton"},
+    "labml_bn.training.live_plot": {"matplotlib", "IPython"},  # imported by notebooks only
 }
 
 COMMANDS = {
-    f"labml_bn.{name}" for name in ("train", "evaluate", "predict", "export", "compare", "runs", "dashboard.__main__")
+    f"labml_bn.{name}"
+    for name in ("__main__", "train", "evaluate", "predict", "export", "compare", "runs", "dashboard.__main__")
 }
 
 #: Modules without a test file of their own, and why.
@@ -126,7 +128,7 @@ def test_the_map_in_the_readme_has_the_same_arrows() -> None:
         for one, other in itertools.pairwise(chain):
             arrows |= set(itertools.product(one, other))
     drawn = {(above, below) for one, other in arrows for above in files[one] for below in files[other]}
-    undrawn = {"settings", "cli", "labml_bn"}
+    undrawn = {"settings", "cli", "labml_bn", "__main__"}
     for module in MODULES:
         for name in imports(module):
             above, below = room(module), room("labml_bn.norm" if name == "labml_bn" else name)

@@ -16,7 +16,7 @@ def test_a_table_a_figure_and_a_page(logs: Path, work: Path, command: Run) -> No
     assert done.stderr == ""
     heading, first, second, *files = done.stdout.splitlines()
     assert re.split(r"  +", heading) == [
-        *("run", "status", "epochs", "final", "best", "at epoch", "time", "norm", "optimizer.learning_rate")
+        *("run", "status", "epochs", "final", "best", "at epoch", "time", "norm", "lr")
     ]
     assert re.match(r"aaaa0000 +completed +1/1 +(\d\d\.\d\d%) +\1 +1 .* batch_norm +0\.001$", first)
     assert re.match(r"bbbb0000 +completed +1/1 +(\d\d\.\d\d%) +\1 +1 .* none +0\.01$", second)
@@ -41,7 +41,8 @@ def test_latest_n_and_svg(logs: Path, work: Path, command: Run) -> None:
     [
         ([], 2, "RUN"),
         (["cccc"], 1, "no run in logs begins with 'cccc'"),
-        (["latest:0"], 1, "no run in logs begins with 'latest:0'"),
+        (["latest:0"], 2, "error: latest:0: write latest:N for the N newest runs, N at least 1"),
+        (["latest:-1"], 2, "error: latest:-1: write latest:N"),
         (["latest", "--figure", "curves.gif"], 2, "must end in .png or .svg"),
         (["latest", "--figure", "nowhere/curves.png"], 2, "the folder nowhere does not exist"),
         (["latest", "--logs", "nowhere"], 1, "there are no runs in nowhere"),

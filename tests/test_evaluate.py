@@ -2,17 +2,21 @@
 
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from filelock import FileLock
 from PIL import Image
 from torch import nn
 
 from labml_bn.models import ConvNet
 from labml_bn.trained.weights import WEIGHTS, load_weights
-from tests.conftest import Run
+from tests.conftest import Run, another, metrics, runs
 
 
 def report(output: str) -> tuple[float, int, np.ndarray]:
@@ -26,7 +30,7 @@ def report(output: str) -> tuple[float, int, np.ndarray]:
 def expected(run: Path, kind: str) -> tuple[float, int, np.ndarray]:
     """The same, computed with PyTorch's layers in float64 over all images at once."""
     c = load_weights(run / WEIGHTS)
-    images, labels = c.valid_set().batch(slice(None))
+    images, labels = c.test_set().batch(slice(None))
     model = ConvNet("torch").double().eval()
     model.load_state_dict(c.model.state_dict())
     if kind == "population":  # PyTorch uses the biased variance of a batch; the population's is unbiased
@@ -104,6 +108,7 @@ def test_figure(command: Run, trained: Path, work: Path, ending: str) -> None:
         (["--statistics", "batch:3"], 2, "'batch:3' is not running, population[:N] or batch"),
         (["--figure", "mistakes.bmp"], 2, "the name must end in .png or .svg or .pdf"),
         (["--figure", "nowhere/mistakes.png"], 2, "the folder nowhere does not exist"),
+        (["--checkpoint", "first"], 2, "argument --checkpoint: invalid choice: 'first'"),
         (["--size", "3"], 2, "unrecognized arguments: --size"),
     ],
 )
@@ -144,6 +149,89 @@ def test_an_unfinished_run(command: Run, trained: Path, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "has no weights" in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.fixture
+def unfinished(full_run: Path, work: Path) -> Path:
+    """A finished run, and a newer one that was killed in its third epoch. Its best checkpoint is of the second."""
+    another(full_run, work / "logs", "aaaa0000", "08:00:00")
+    run = another(full_run, work / "logs", "bbbb0000", "09:00:00")
+    (run / WEIGHTS).unlink()
+    (run / "run_log.jsonl").unlink()
+    newest, before, *_ = sorted((run / "checkpoints").iterdir(), reverse=True)
+    state = torch.load(newest, weights_only=True)
+    torch.save({**state, "best": {"name": before.name, "accuracy": 1.0}}, newest)
+    return run
+
+
+def test_latest(command: Run, unfinished: Path) -> None:
+    """The newest run that can be used. If that is not the newest, a line says why."""
+    done = command("evaluate", "latest")
+    assert done.stdout.startswith("logs/batch_norm/aaaa0000: MNIST")
+    passed = "latest is logs/batch_norm/aaaa0000; newer, but passed over: logs/batch_norm/bbbb0000 has no weights: "
+    hint = "(--checkpoint last uses its last checkpoint)"
+    assert done.stderr == f"{passed}the run has not finished {hint}\n"
+    with FileLock(unfinished / "run.lock"):
+        assert command("evaluate", "latest").stderr == f"{passed}the run is still running {hint}\n"
+    for path in (unfinished.parent / "aaaa0000" / WEIGHTS, unfinished.parent / "aaaa0000" / "checkpoints"):
+        path.rename(path.with_name(f"no_{path.name}"))
+    done = command("evaluate", "latest")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: no run in logs can be used; the newest: logs/batch_norm/bbbb0000 has no")
+
+
+@pytest.mark.parametrize(("checkpoint", "step"), [("best", 2000), ("last", 3000)])
+def test_checkpoints_of_a_run_that_is_running(command: Run, unfinished: Path, checkpoint: str, step: int) -> None:
+    """Their accuracy is the logged one."""
+    with FileLock(unfinished / "run.lock"):
+        done = command("evaluate", "latest", "--checkpoint", checkpoint)
+    assert (done.returncode, done.stderr) == (0, "")
+    source = f"logs/batch_norm/bbbb0000, {checkpoint} checkpoint (after {step:,} training images): MNIST"
+    assert done.stdout.startswith(source)
+    (logged,) = (value for seen, (value,) in metrics(unfinished)["accuracy.test"] if seen == step)
+    assert f"accuracy {logged:.2%} (" in done.stdout
+
+
+def test_a_damaged_checkpoint(command: Run, unfinished: Path) -> None:
+    """The one before is used, with a warning; without any, one line reports it."""
+    newest, *others = sorted((unfinished / "checkpoints").iterdir(), reverse=True)
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    done = command("evaluate", "bbbb", "--checkpoint", "last")
+    assert done.returncode == 0
+    assert done.stderr.startswith(f"warning: logs/batch_norm/bbbb0000/checkpoints/{newest.name} is damaged or not")
+    assert "(after 2,000 training images)" in done.stdout
+    for path in others:
+        path.write_bytes(b"")
+    done = command("evaluate", "bbbb", "--checkpoint", "best")
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith("error: logs/batch_norm/bbbb0000 has no usable checkpoint: logs/")
+
+
+def test_from_another_folder(command: Run, work: Path, data_path: Path, environment: dict[str, str]) -> None:
+    """The data folder of the run is used, and nothing is written."""
+    (work / "data").symlink_to(data_path)
+    small = ["epochs=1", "train_samples=500", "valid_samples=100", "inner_iterations=1"]
+    assert command("train", *small).returncode == 0
+    (work / "elsewhere").mkdir()
+    evaluate = [sys.executable, "-m", "labml_bn.evaluate", "latest", "--logs", "../logs"]
+    done = subprocess.run(
+        evaluate, cwd=work / "elsewhere", env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert list((work / "elsewhere").iterdir()) == []
+    (run,) = runs(work)
+    named = yaml.safe_load((run / "configs.yaml").read_text())["data_folder"]["computed"]
+    assert named == "../../../data"
+    assert str(work).encode() not in (run / WEIGHTS).read_bytes()
+
+    (work / "data").unlink()
+    (work / "elsewhere" / "data").symlink_to(data_path)
+    done = subprocess.run(
+        evaluate, cwd=work / "elsewhere", env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    gone = f"the data folder of ../logs/batch_norm/{run.name} no longer exists (../data): using data\n"
+    assert done.stderr == gone
 
 
 def test_statistics_without_normalization(command: Run, work: Path, data_path: Path) -> None:

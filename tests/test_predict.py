@@ -1,10 +1,13 @@
 """`python -m labml_bn.predict`, as a user runs it."""
 
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from labml_bn.data.digit_image import read_digit
 from labml_bn.data.mnist import ImageSet
 from tests.conftest import Run
 from tests.data.test_digit_image import large
@@ -14,10 +17,59 @@ def test_command(command: Run, trained: Path, test_set: ImageSet, work: Path) ->
     for number, ending in enumerate(("png", "jpg", "bmp")):
         large(Image.fromarray(test_set.images[number].numpy())).save(work / f"{number}.{ending}")
     done = command("predict", trained, "0.png", "1.jpg", "2.bmp")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, f"{trained}: MNIST, norm=batch_norm\n")
     lines = done.stdout.splitlines()
     assert [line.split(" (")[0] for line in lines] == ["0.png: 7", "1.jpg: 2", "2.bmp: 1"]
-    assert all(line.endswith("%)") for line in lines)
+    assert all(re.search(r": \d \(\d+\.\d\d%\), \d \(\d+\.\d\d%\), \d \(\d+\.\d\d%\)$", line) for line in lines)
+
+
+def test_a_checkpoint(command: Run, full_run: Path, test_set: ImageSet, work: Path) -> None:
+    Image.fromarray(test_set.images[0].numpy()).save(work / "0.png")
+    done = command("predict", full_run, "0.png", "--checkpoint", "last")
+    assert done.returncode == 0
+    assert done.stderr == f"{full_run}, last checkpoint (after 3,000 training images): MNIST, norm=batch_norm\n"
+    assert done.stdout.startswith("0.png: 7 (")
+
+
+def test_saved_as_seen(command: Run, trained: Path, test_set: ImageSet, work: Path) -> None:
+    """The saved files are what `read_digit` gives, and are read as themselves."""
+    for number in range(2):
+        large(Image.fromarray(test_set.images[number].numpy())).save(work / f"{number}.jpg")
+    done = command("predict", trained, "0.jpg", "1.jpg", "--save", "seen")
+    assert done.returncode == 0
+    assert sorted(path.name for path in (work / "seen").iterdir()) == ["0.png", "1.png"]
+    for number in range(2):
+        with Image.open(work / "seen" / f"{number}.png") as image:
+            np.testing.assert_array_equal(np.asarray(image), read_digit(work / f"{number}.jpg").numpy())
+    again = command("predict", trained, "seen/0.png", "seen/1.png")
+    assert [line.split(" (")[0] for line in again.stdout.splitlines()] == ["seen/0.png: 7", "seen/1.png: 2"]
+
+
+def test_an_image_unlike_the_training_images(command: Run, trained: Path, work: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (50, 50), dtype=np.uint8)
+    Image.fromarray(noise).save(work / "noise.png")
+    done = command("predict", trained, "noise.png")
+    assert done.returncode == 0
+    assert re.search(r"\); unlike the training images: distance \d\.\d\d, limit \d\.\d\d$", done.stdout.strip())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a/0.png", "b/0.png", "--save", "seen"], "two images would be saved as seen/0.png"),
+        (["a/0.png", "--save", "a"], "a/0.png is one of the images: save to another folder"),
+        (["a/0.png", "--save", "a/0.png"], "a/0.png is not a folder"),
+        (["a/0.png", "--save", "no/where"], "no/where: the folder no does not exist"),
+    ],
+)
+def test_nowhere_to_save(command: Run, trained: Path, work: Path, arguments: list[str], message: str) -> None:
+    for folder in "ab":
+        (work / folder).mkdir()
+        Image.new("L", (9, 9)).save(work / folder / "0.png")
+    done = command("predict", trained, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(

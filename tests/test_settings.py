@@ -9,7 +9,19 @@ from labml_bn.cli.errors import UsageError
 from labml_bn.data.download import CHECKSUMS
 from labml_bn.data.mnist import CLASSES, PIXELS
 from labml_bn.models import LAYERS, NORMS
-from labml_bn.settings import KEYS, complete, default, different, from_record, name_of, parsed_layers, read
+from labml_bn.settings import (
+    KEYS,
+    as_typed,
+    complete,
+    default,
+    different,
+    from_labml,
+    from_record,
+    name_of,
+    parsed_layers,
+    read,
+    short,
+)
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -127,9 +139,12 @@ def test_name(arguments: list[str], name: str) -> None:
     ("argument", "message"),
     [
         ("epoch=1", "unknown key 'epoch': did you mean epochs?"),
-        ("learning_rate=1", "unknown key 'learning_rate': did you mean optimizer.learning_rate?"),
+        ("learning_rat=1", "unknown key 'learning_rat': did you mean optimizer.learning_rate?"),
         ("optimizer.lr=1", "unknown key 'optimizer.lr': did you mean optimizer.learning_rate?"),
-        ("seed=1", "unknown key 'seed': did you mean seed.seed?"),
+        ("Seed=1", "unknown key 'Seed': did you mean seed.seed?"),
+        ("LR=1", "unknown key 'LR': did you mean optimizer.learning_rate?"),
+        ("train-batch-size=1", "unknown key 'train-batch-size': did you mean train_batch_size?"),
+        ("lr=abc", "optimizer.learning_rate must be a number, got 'abc'"),
         ("=1", "unknown key ''"),
         ("epochs=-1", "epochs must be at least 1, got -1"),
         ("epochs=0", "epochs must be at least 1, got 0"),
@@ -194,17 +209,32 @@ def test_name(arguments: list[str], name: str) -> None:
         ("augmentation.shift=-1", "augmentation.shift must be 0 to 28, got -1.0"),
         ("augmentation.rotation=nan", "augmentation.rotation must be 0 to 180, got nan"),
         ("augmentation.scale=1", "augmentation.scale must be from 0 to below 1, got 1.0"),
-        ("rotation=1", "unknown key 'rotation': did you mean augmentation.rotation?"),
+        ("rotate=1", "unknown key 'rotate': did you mean augmentation.rotation?"),
         ("precision=float16", "precision must be one of full, bfloat16, got 'float16'"),
+        (
+            "fast.yml",
+            "cannot read the config file fast.yml: No such file or directory "
+            "(did you mean fast, a config of this project?)",
+        ),
+        (
+            "configs/No_Norm.yaml",
+            "cannot read the config file configs/No_Norm.yaml: No such file or directory "
+            "(did you mean no_norm, a config of this project?)",
+        ),
+        (
+            "smok",
+            "cannot read the config file smok: No such file or directory "
+            "(did you mean smoke, a config of this project?)",
+        ),
         ("nowhere.yaml", "cannot read the config file nowhere.yaml: No such file or directory"),
         (
             "epochs",
-            "cannot read the config file epochs: No such file or directory "
-            "(settings are written key=value; configs: batch_norm, ",
+            "cannot read the config file epochs: No such file or directory (settings are written key=value; configs: ",
         ),
     ],
 )
-def test_wrong_arguments(argument: str, message: str) -> None:
+def test_wrong_arguments(argument: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(UsageError) as raised:
         read([argument])
     assert str(raised.value).startswith(message)
@@ -261,9 +291,95 @@ def test_a_config_of_the_project_by_its_name(tmp_path: Path, monkeypatch: pytest
     assert read(["no_norm"]) == {"norm": "torch"}
 
 
+@pytest.mark.parametrize("name", ["no_norm", "no-norm", "No_Norm", "NO-NORM"])
+def test_spellings_of_a_config(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read([name]) == {"norm": "none"}
+
+
 def test_one_config_file_only() -> None:
-    with pytest.raises(UsageError, match=r"'b\.yaml' is not a setting"):
-        read(["epochs=1", "b.yaml"])
+    with pytest.raises(UsageError, match=r"^'b\.yaml' cannot follow 'no_norm': write one config file, and"):
+        read(["no_norm", "epochs=1", "b.yaml"])
+
+
+@pytest.mark.parametrize("arguments", [["smoke", "epochs=1"], ["epochs=1", "smoke"], ["epochs=3", "smoke", "epochs=1"]])
+def test_keys_override_the_file_in_any_order(arguments: list[str]) -> None:
+    assert read(arguments) == {**read(["smoke"]), "epochs": 1}
+
+
+SHOWN = [
+    [],
+    ["lr=0.01", "batch_size=32", "adam_eps=1e-7", "seed=7", "use_cuda=false", "betas=[0.8,0.95]", "optimizer=SGD"],
+    ["norm=torch", "layers=20C5-P2-100N", "schedule=one_cycle", "shift=1.5", "compile=true"],
+    ["learning_rate=0.00123456789", "momentum=0.1", "eps=1e-10"],
+]
+
+
+@pytest.mark.parametrize("arguments", SHOWN)
+def test_what_is_shown_can_be_typed(arguments: list[str]) -> None:
+    """The words of a run's name, and of a list of all settings, are settings that give the same run."""
+    given = read(arguments)
+    _, *words = name_of(given).split()
+    assert {"norm": "batch_norm", **given} == {"norm": given.get("norm", "batch_norm"), **read(words)}
+    for key, value in complete(given).items():
+        assert read([f"{key}={as_typed(value)}"], together=False) == {key: value}
+        assert read([f"{short(key)}={as_typed(value)}"], together=False) == {key: value}
+
+
+def test_each_form_of_a_key_means_one() -> None:
+    forms = [{key, short(key), key.rpartition(".")[2]} for key in KEYS]
+    assert len(set().union(*forms)) == sum(map(len, forms))
+
+
+def test_short_forms_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("lr: 0.01\nbatch_size: 32\nadam_eps: 1e-7\nseed: 3\n")
+    assert read([str(tmp_path / "c.yaml")]) == {
+        "optimizer.learning_rate": 0.01,
+        "train_batch_size": 32,
+        "optimizer.eps": 1e-7,
+        "seed.seed": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("norm=Torch", "torch"),
+        ("optimizer.optimizer=adam", "Adam"),
+        ("optimizer=sgd", "SGD"),
+        ("dataset=mnist", "MNIST"),
+    ],
+)
+def test_case_of_an_option(argument: str, value: str) -> None:
+    assert list(read([argument]).values()) == [value]
+
+
+def test_a_default_in_a_name() -> None:
+    assert name_of(complete({}), also=["seed.seed"]) == "batch_norm seed=5"
+
+
+RECORD = """
+data_path: {value: elsewhere, computed: elsewhere, type: "<class 'str'>"}
+device: {value: null, computed: cpu}
+epochs: {value: 3, computed: 3}
+logs_path: {value: there, computed: null}
+keep: {value: null, computed: null}
+optimizer: {value: null, computed: "Adam (Parameter Group 0)"}
+optimizer.optimizer: {value: null, computed: "Adam (Parameter Group 0)"}
+train_batch_size: {value: null, computed: 32}
+"""
+
+
+def test_labmls_record_of_a_run(tmp_path: Path) -> None:
+    """The given values, and defaults that have been others; the repeated run is stored where it is repeated."""
+    file = tmp_path / "configs.yaml"
+    file.write_text(RECORD)
+    expected = {"data_path": "elsewhere", "epochs": 4, "train_batch_size": 32}
+    assert read([str(file), "epochs=4"]) == expected
+    assert from_labml({"logs_path": {"value": "there", "computed": None}}) == {"logs_path": "there"}
+    file.write_text(RECORD.replace("value: 3", "value: -3"))
+    with pytest.raises(UsageError, match=r"configs.yaml: epochs must be at least 1, got -3$"):
+        read([str(file)])
 
 
 @pytest.mark.parametrize(

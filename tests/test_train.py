@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import Begin, Run, metrics, runs
+from labml_bn.records.record import read_run
+from tests.conftest import Begin, Run, another, metrics, runs
 
 SMOKE = ["epochs=2", "train_samples=2000", "valid_samples=1000", "inner_iterations=4", "device.use_cuda=false"]
 
@@ -116,6 +117,47 @@ def test_our_layer_trains_as_pytorchs(
     assert ours == pytest.approx(theirs, rel=tolerance)
 
 
+def losses(run: Path) -> list[tuple[int, list[float]]]:
+    return metrics(run)["loss.train"]
+
+
+def test_like_another_run(train: Run, work: Path, data_path: Path, environment: dict[str, str]) -> None:
+    """From another folder, with its data; and from labml's record of its settings, as a config file."""
+    (work / "data").symlink_to(data_path)
+    done = train("epochs=1", *SMOKE[1:], "seed=3", "lr=0.002", "norm=none")
+    assert done.returncode == 0, done.stderr
+    (run,) = runs(work)
+    (work / "deeper").mkdir()
+    like = [sys.executable, "-m", "labml_bn.train", "--like", "latest", "logs_path=../logs"]
+    repeated = subprocess.run(like, cwd=work / "deeper", env=environment, capture_output=True, text=True, check=False)
+    assert (repeated.returncode, repeated.stderr) == (0, "")
+    assert repeated.stdout.startswith(f"settings of ../logs/batch_norm/{run.name}\n")
+    assert list((work / "deeper").iterdir()) == []
+    assert train(run / "configs.yaml", "batch_size=50").returncode == 0
+    _, same, other = runs(work)
+    assert losses(same) == losses(run)
+    assert losses(other) != losses(run)
+    expected = read_run(run).settings
+    assert read_run(same).settings == {**expected, "data_path": "../data", "logs_path": "../logs"}
+    assert read_run(other).settings == {**expected, "train_batch_size": 50}
+
+
+def test_like_a_run_that_is_damaged(train: Run, trained: Path, work: Path) -> None:
+    run = another(trained, work / "logs", "aaaa0000")
+    for content, error in (
+        (None, "error: cannot read the config file logs/batch_norm/aaaa0000/configs.yaml: No such file or directory\n"),
+        ("", "error: logs/batch_norm/aaaa0000/configs.yaml has no settings: it is damaged\n"),
+        ("epochs: [", "error: logs/batch_norm/aaaa0000/configs.yaml, line 1: not valid YAML: "),
+    ):
+        (run / "configs.yaml").unlink()
+        if content is not None:
+            (run / "configs.yaml").write_text(content)
+        done = train("--like", "aaaa")
+        assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2 if content != "" else 1, "", 1)
+        assert done.stderr.startswith(error)
+        (run / "configs.yaml").touch()
+
+
 @pytest.mark.slow
 def test_one_epoch_reaches_98_5_percent(train: Run, work: Path, data_path: Path) -> None:
     """On the full data set, with the defaults."""
@@ -134,6 +176,11 @@ def test_one_epoch_reaches_98_5_percent(train: Run, work: Path, data_path: Path)
         (["epoch=1"], "error: unknown key 'epoch': did you mean epochs?"),
         (["epochs=-1"], "error: epochs must be at least 1, got -1"),
         (["optimizer.learning_rate=abc"], "error: optimizer.learning_rate must be a number, got 'abc'"),
+        (
+            ["smoke", "no_norm"],
+            "error: 'no_norm' cannot follow 'smoke': write one config file, and settings as key=value",
+        ),
+        (["--like", "latest", "--resume", "latest"], "error: argument --resume: not allowed with argument --like"),
         (["missing.yaml"], "error: cannot read the config file missing.yaml: No such file or directory"),
         (["--epochs", "3"], "error: unrecognized arguments: --epochs"),
     ],
@@ -184,8 +231,8 @@ def test_help_and_list(train: Run, work: Path) -> None:
     listed = train("--list")
     assert listed.returncode == 0
     rows = [line.split() for line in listed.stdout.splitlines()]
-    assert rows[1][:6] == ["epochs", "int", "10", "at", "least", "1"]
-    assert any(row[:3] == ["optimizer.learning_rate", "float", "0.001"] for row in rows)
+    assert rows[1][:6] == ["epochs", "10", "int", "at", "least", "1"]
+    assert any(row[:4] == ["optimizer.learning_rate", "lr", "0.001", "float"] for row in rows)
     assert list(work.iterdir()) == []
 
 
@@ -223,18 +270,6 @@ def test_ctrl_c_while_starting(begin: Begin, data_path: Path, seconds: float) ->
     assert process.returncode in {130, -signal.SIGINT}
     assert error.startswith("interrupted")
     assert error.count("\n") == 1
-
-
-def test_a_closed_pipe(begin: Begin, work: Path, data_path: Path) -> None:
-    """As with `| head -1`: no traceback, and an intact log."""
-    process = begin(*SMOKE, setting_of(data_path))
-    assert process.stdout is not None
-    process.stdout.readline()
-    process.stdout.close()
-    process.stdout = None
-    _, error = process.communicate(timeout=60)
-    assert (process.returncode, error) == (1, "")
-    assert metrics(runs(work)[0])["loss.train"]
 
 
 @pytest.mark.parametrize("output", ["/dev/full", None])

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from labml_bn import __version__
 from labml_bn.cli.errors import UsageError, UserError, exit_status, reason
 
 _TRACEBACK = "--traceback"
@@ -22,6 +23,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             prog=f"python -m {module}", description=docstring, formatter_class=argparse.RawDescriptionHelpFormatter
         )
+        self.add_argument("--version", action="version", version=f"labml_bn {__version__}")
         self.add_argument(_TRACEBACK, action="store_true", help="show a traceback if the command fails")
 
     def error(self, message: str) -> NoReturn:

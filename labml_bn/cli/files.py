@@ -58,9 +58,18 @@ def check_writable(path: Path, endings: tuple[str, ...]) -> None:
         raise UsageError(f"{path}: the folder {path.parent} does not exist")
 
 
-def resolve_folder(name: str) -> Path:
+def relative_path(path: Path, start: Path | str = ".") -> str:
+    """`path` relative to the folder `start`; absolute if there is no way between them (two drives of Windows)."""
+    try:
+        return os.path.relpath(path, start)
+    except ValueError:
+        return str(path.absolute())
+
+
+def resolve_folder(name: str, *, follow_links: bool = True) -> Path:
     """The absolute path of a folder that a setting names; `~` is the home. Raises UsageError for an impossible name."""
     try:
-        return Path(os.fsdecode(os.fsencode(name))).expanduser().resolve()
+        path = Path(os.fsdecode(os.fsencode(name))).expanduser()
+        return path.resolve() if follow_links else path.absolute()
     except (RuntimeError, ValueError, OSError) as error:
         raise UsageError(f"{name!r} cannot be a folder: {error}") from error

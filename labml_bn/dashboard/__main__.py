@@ -13,7 +13,7 @@ import threading
 import webbrowser
 
 from labml_bn.cli.command import Parser, run_command
-from labml_bn.cli.errors import UserError, os_errors_as
+from labml_bn.cli.errors import UsageError, UserError, os_errors_as
 from labml_bn.cli.files import resolve_folder
 
 
@@ -26,6 +26,10 @@ def main() -> None:
     parser.add_argument("--sync", action="store_true", help="import all runs and exit")
     arguments = parser.parse_args()
     logs = resolve_folder(str(arguments.logs))
+    if not 0 <= arguments.port <= 65535:
+        raise UsageError(f"--port {arguments.port}: a port is a number from 0 to 65535")
+    if arguments.logs != parser.get_default("logs") and not logs.exists():
+        raise UserError(f"there is no folder {arguments.logs}")
 
     try:
         import labml_app  # noqa: F401 - `database` imports the rest of it later

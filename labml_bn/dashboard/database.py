@@ -43,9 +43,9 @@ def open_database(path: Path) -> Transaction:
     from labml_app import db, settings
     from labml_app.db import project
 
-    from labml_bn.dashboard.importing import ImportedIndex, local_user
+    from labml_bn.dashboard.importing import ImportedIndex, ResultIndex, local_user
 
-    db.indexes.append(ImportedIndex)
+    db.indexes.extend([ImportedIndex, ResultIndex])
     transaction: Transaction
     if "MONGO_HOST" in os.environ:
         transaction = _exclusively(threading.RLock())

@@ -2,7 +2,7 @@
 
 A run is imported from its folder as a whole, whenever a file in it has changed since the last import. So a run can be
 imported any number of times, while it is running or afterwards, and after any interruption, with the same result. What
-the user has changed on the dashboard (a name, a note, which curves are shown) is kept.
+the user has written on the dashboard (a name, a note) is in the run's folder too; which curves are shown is kept.
 """
 
 import json
@@ -20,6 +20,7 @@ from labml_app.analyses.experiments.metrics import MetricsAnalysis
 from labml_app.enums import RunEnums
 from labml_db import Index
 
+from labml_bn.dashboard import charts, notes
 from labml_bn.dashboard.store import ERRORS, Transaction
 from labml_bn.records.folder import CONFIGS, ENDS, INFO, LOG, is_running, run_folders
 from labml_bn.records.record import (
@@ -27,6 +28,7 @@ from labml_bn.records.record import (
     CRASHED,
     INTERRUPTED,
     KILLED,
+    PERCENTILES,
     RUNNING,
     Record,
     Series,
@@ -36,6 +38,9 @@ from labml_bn.settings import different
 
 #: Minimum number of seconds between two checks of the folders.
 INTERVAL = 1.0
+
+#: Part of every stamp: it changes when runs are imported differently, so that an older database is updated.
+_VERSION = "2"
 
 _STATUS = {
     COMPLETED: RunEnums.RUN_COMPLETED,
@@ -48,6 +53,10 @@ _STATUS = {
 
 class ImportedIndex(Index[str]):  # type: ignore[misc]
     """For each imported run, by its uuid, the stamp of its folder at the last import."""
+
+
+class ResultIndex(Index[str]):  # type: ignore[misc]
+    """For each imported run, by its uuid, its last test accuracy as the list of runs shows it."""
 
 
 def local_user() -> user.User:
@@ -112,8 +121,8 @@ class Follower(threading.Thread):
 
 def _stamp(folder: Path) -> str:
     """A text that changes whenever the run's files change, or the run starts or stops."""
-    parts = ["running" if is_running(folder) else "still"]
-    for name in (INFO, CONFIGS, ENDS, LOG):
+    parts = [_VERSION, "running" if is_running(folder) else "still"]
+    for name in (INFO, CONFIGS, ENDS, LOG, notes.FILE):
         try:
             stat = (folder / name).stat()
             parts.append(f"{stat.st_size} {stat.st_mtime_ns}")
@@ -133,18 +142,44 @@ def _is_wanted(uuid: str, stamp: str, restore: bool) -> bool:
     return restore if deleted else not same
 
 
-def _drawable(series: Series) -> dict[str, list[float]]:
-    """A metric in the app's form: the mean over channels, without values that are NaN or infinite."""
-    means = series.values.mean(axis=1)
-    finite = np.isfinite(means)
-    return {"step": series.steps[finite].tolist(), "value": means[finite].tolist()}
+def _drawable(metrics: dict[str, Series]) -> dict[str, dict[str, list[float]]]:
+    """Metrics in the app's form, without values that are NaN or infinite, sorted by name.
+
+    A layer's statistics are drawn as the paper's Figure 1 draws activations, by percentiles over channels.
+    """
+    curves = {}
+    for name, series in metrics.items():
+        if name.startswith("bn."):
+            for percentile, values in zip(PERCENTILES, series.percentiles(), strict=True):
+                curves[f"{name}.p{percentile}"] = series.steps, values
+        else:
+            curves[name] = series.steps, series.values.mean(axis=1)
+    drawable = {}
+    for name, (steps, values) in sorted(curves.items()):
+        finite = np.isfinite(values)
+        if finite.any():
+            drawable[name] = {"step": steps[finite].tolist(), "value": values[finite].tolist()}
+    return drawable
+
+
+def _result(metrics: dict[str, Series]) -> str:
+    """The last test accuracy: `accuracy 98.89% after 10 epochs`; empty if there is none yet."""
+    accuracy = metrics.get("accuracy.test")
+    if accuracy is None or not np.isfinite(accuracy.values[-1, 0]):
+        return ""
+    epochs = len(accuracy.steps)
+    return f"accuracy {accuracy.values[-1, 0]:.2%} after {epochs} epoch{'s' if epochs > 1 else ''}"
 
 
 def _import(record: Record) -> None:
-    metrics = {name: _drawable(series) for name, series in record.metrics().items()}
-    shown = run.get(record.uuid) or _new_run(record)
-    shown.configs = _plain({key: entry for key, entry in record.configs.items() if _is_config(entry)})
+    metrics = record.metrics()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=RuntimeWarning)  # percentiles of infinite values
+        drawable = _drawable(metrics)
+    shown = run.get(record.uuid) or _new_run(record.uuid)
+    shown.update(_details(record) | notes.read(record.folder))
     shown.save()
+    ResultIndex.set(record.uuid, _result(metrics))
 
     state = shown.status.load()
     ending = state.run_status.load()
@@ -153,36 +188,48 @@ def _import(record: Record) -> None:
     state.last_updated_time = record.ended
     state.save()
 
-    analysis = MetricsAnalysis.get_or_create(record.uuid)
-    analysis.metrics.update({"tracking": {}, "step": 0})
+    shown_metrics = MetricsAnalysis.get_or_create(record.uuid).metrics
+    before = sorted(shown_metrics.tracking)
+    shown_metrics.update({"tracking": {}, "indicators": set(drawable), "step": 0})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=RuntimeWarning)  # the app takes the mean of empty arrays
-        analysis.track({name: series for name, series in metrics.items() if series["step"]}, record.uuid)
+        shown_metrics.track(drawable)
+    charts.update(record.uuid, before, list(drawable))
 
 
-def _new_run(record: Record) -> run.Run:
-    """A new run, as labml's app creates one for a run's first metrics, but with the run's own start time."""
-    state = status.create_status()
-    info = _plain(record.info)
-    new = run.Run(
-        run_uuid=record.uuid,
-        name=record.name,
-        comment=str(info.get("comment", "")),
-        start_time=record.started,
-        status=state.key,
-        tags=_list(info.get("tags")),
-        python_file=str(info.get("python_file", "")),
-        repo_remotes=_list(info.get("repo_remotes")),
-        commit=str(info.get("commit", "")),
-        commit_message=str(info.get("commit_message", "")),
-        start_step=0,
-        selected_configs=[key for key in different(record.settings) if key in record.configs],
-    )
+def _new_run(uuid: str) -> run.Run:
+    """A new run, as labml's app creates one for a run's first metrics."""
+    new = run.Run(run_uuid=uuid, status=status.create_status().key, start_step=0)
     new.save()
-    run.RunIndex.set(record.uuid, new.key)
+    run.RunIndex.set(uuid, new.key)
     owner: project.Project = local_user().default_project
     owner.add_run_with_model(new)
     return new
+
+
+def _details(record: Record) -> dict[str, Any]:
+    """What the page shows of a run besides its metrics, as long as the user has not written something else."""
+    info = _plain(record.info)
+    return {
+        "name": record.name,
+        "comment": "",  # training writes the settings there, which are in the name
+        "note": "",
+        "start_time": record.started,
+        "tags": _tags(info),
+        "python_file": str(info.get("python_file", "")),
+        "repo_remotes": _list(info.get("repo_remotes")),
+        "commit": str(info.get("commit", "")),
+        "commit_message": str(info.get("commit_message", "")),
+        "configs": _plain({key: entry for key, entry in record.configs.items() if _is_config(entry)}),
+        "selected_configs": [key for key in different(record.settings) if key in record.configs],
+        "favourite_configs": [],
+    }
+
+
+def _tags(info: dict[str, Any]) -> list[str]:
+    """The run's tags. If none are given, labml cuts them from the experiment's name; those are left out."""
+    tags = _list(info.get("tags"))
+    return [] if set(tags) == set(str(info.get("name")).split("_")) else tags
 
 
 def _is_config(entry: Any) -> bool:

@@ -7,6 +7,7 @@ and requests with another Host header (DNS rebinding).
 """
 
 import asyncio
+import logging
 import secrets
 import signal
 import socket
@@ -20,7 +21,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse
 
 from labml_bn.cli.errors import Terminated, UserError, reason
-from labml_bn.dashboard import assets
+from labml_bn.dashboard import assets, page
 from labml_bn.dashboard.address import HOST, TOKEN_HEADER, announced
 from labml_bn.dashboard.store import Transaction
 
@@ -30,7 +31,7 @@ Next = Callable[[Request], Awaitable[Response]]
 _REMOVED = {"/api/v1/{labml_token}/track", "/api/v1/{labml_token}/computer"}
 
 #: The first parts of the paths that the page uses. Each is answered with the page, whose script does the rest.
-_PAGES = {"run", "runs", "session", "computers", "settings", "401", "404", "500", "network_error"}
+_PAGES = {"run", "runs", "settings", "401", "404", "500", "network_error"}
 
 _HEADERS = {
     # The browser refuses to load anything from other hosts into the page.
@@ -39,6 +40,7 @@ _HEADERS = {
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",  # the page of another version of this package has the same URLs
     "Referrer-Policy": "no-referrer",
 }
 
@@ -51,10 +53,9 @@ def listen(port: int) -> socket.socket:
     try:
         listener.bind((HOST, port))
         listener.listen()
-    except (OSError, OverflowError) as error:  # OverflowError: not a port number
+    except OSError as error:
         listener.close()
-        why = reason(error) if isinstance(error, OSError) else error
-        raise UserError(f"cannot open port {port}: {why}; choose another with --port") from error
+        raise UserError(f"cannot open port {port}: {reason(error)}; choose another with --port") from error
     return listener
 
 
@@ -67,7 +68,7 @@ def serve(listener: socket.socket, logs: Path, transaction: Transaction, opened:
 
     port = listener.getsockname()[1]
     url, token = f"http://{HOST}:{port}", secrets.token_hex(8)
-    app = make_app(port, transaction, token)
+    app = make_app(port, logs, transaction, token)
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", access_log=False))
     interrupts: list[KeyboardInterrupt] = []
 
@@ -86,26 +87,32 @@ def serve(listener: socket.socket, logs: Path, transaction: Transaction, opened:
         raise interrupts[0]
 
 
-def make_app(port: int, transaction: Transaction, token: str) -> FastAPI:
-    """labml's app, restricted to browsers on this machine. The database is already open.
+def make_app(port: int, logs: Path, transaction: Transaction, token: str) -> FastAPI:
+    """labml's app for the runs in `logs`, restricted to browsers on this machine. The database is already open.
 
     `token` is in the headers of all responses, so that training can distinguish its dashboard from others.
     """
-    from labml_app import handlers
+    import labml_app.handlers
     from labml_app.logger import logger
 
-    logger.disabled = True  # it prints every request
+    from labml_bn.dashboard import handlers
+
+    # It prints every request, and errors in colour. uvicorn enables disabled loggers, but leaves their levels.
+    logger.setLevel(logging.CRITICAL + 1)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    handlers.add_handlers(app)
+    handlers.add_handlers(app, logs)  # the first route that matches a request answers it
+    labml_app.handlers.add_handlers(app)
     app.router.routes[:] = [route for route in app.routes if getattr(route, "path", "") not in _REMOVED]
-    files, page = assets.files(), assets.page()
+    files, html, script = assets.files(), page.html(), page.script()
 
     @app.api_route("/{path:path}", methods=["GET", "HEAD"])
     async def serve_page(request: Request, path: str) -> Response:
+        if path == "js/bundle.min.js":
+            return Response(script, media_type="text/javascript")
         if f"/{path}" in files and f"/{path}" != "/index.html":
             return FileResponse(files[f"/{path}"])
         if path == "" or (path.split("/")[0] in _PAGES and ".." not in path):
-            return HTMLResponse(page)
+            return HTMLResponse(html)
         return PlainTextResponse("not found", 404)
 
     # The middleware that is added last gets a request first.

@@ -76,6 +76,11 @@ def ensure_files(dataset: str, data_path: Path) -> Path:
     return folder
 
 
+def is_complete(dataset: str, data_path: Path) -> bool:
+    """Whether the files of `dataset` are in `data_path`, so that nothing would be downloaded."""
+    return not _missing(dataset, data_path / dataset / "raw")
+
+
 def _fetch(dataset: str, folder: Path) -> None:
     """Download the missing files from the first source that provides them."""
     missing = _missing(dataset, folder)

@@ -34,7 +34,7 @@ PIXELS = {"MNIST": (0.1307, 0.3081), "FashionMNIST": (0.2860, 0.3530)}
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
-    """The training or the test split of a data set.
+    """Images of a data set: its test images, or some or all of its training images.
 
     `images` is [n, 28, 28] uint8 and `labels` [n] int64, on one device. A batch has the pixels divided by 255, then
     normalized by `mean` and `std`, in `dtype`.
@@ -103,25 +103,45 @@ class Batches(Iterable[tuple[Tensor, Tensor]]):
 def load(
     dataset: str,
     data_path: Path,
+    part: str,
     *,
-    train: bool,
     samples: int,
-    skipped: int = 0,
+    held_out: int = 0,
+    seed: int = 0,
     device: torch.device,
     dtype: torch.dtype,
 ) -> ImageSet:
-    """`samples` images, after the first `skipped`, of the training or the test split of `dataset`, a key of `PIXELS`.
+    """The first `samples` images, or fewer if there are not as many, of a part of `dataset`, a key of `PIXELS`.
 
-    Missing files are downloaded to `data_path`. Raises UserError if they cannot be obtained.
+    `part` is "test", the test images; "held_out", as many of the training images as `held_out` says, chosen by `seed`
+    with all classes represented as among all of them; or "train", the others. Missing files are downloaded to
+    `data_path`. Raises UserError if they cannot be obtained.
     """
     folder = ensure_files(dataset, data_path)
-    split = "train" if train else "t10k"
+    split = "t10k" if part == "test" else "train"
     # The files are verified, so their format is known: a short header, then a byte for each pixel or label.
     # torchvision would read the same, after an import that takes longer than torch's own.
-    size = 28 * 28
-    pixels = np.fromfile(
-        folder / f"{split}-images-idx3-ubyte", np.uint8, count=samples * size, offset=16 + skipped * size
-    )
-    classes = np.fromfile(folder / f"{split}-labels-idx1-ubyte", np.uint8, count=samples, offset=8 + skipped)
+    pixels = np.fromfile(folder / f"{split}-images-idx3-ubyte", np.uint8, offset=16)
+    classes = np.fromfile(folder / f"{split}-labels-idx1-ubyte", np.uint8, offset=8)
     images, labels = torch.from_numpy(pixels.reshape(-1, 28, 28)), torch.from_numpy(classes).long()
+    if held_out > 0 and part != "test":
+        chosen = stratified(labels, held_out, seed)
+        index = chosen if part == "held_out" else ~chosen
+        images, labels = images[index], labels[index]
+    images, labels = images[:samples], labels[:samples]
     return ImageSet.of(dataset, images.to(device), labels.to(device), dtype)
+
+
+def stratified(labels: Tensor, count: int, seed: int) -> Tensor:
+    """Which of the images with these labels [n] are in a random sample of `count`, as booleans [n].
+
+    Each class has its share of the sample, rounded so that the sum is `count`.
+    """
+    random = np.random.default_rng(seed)
+    by_class = [random.permutation(np.flatnonzero(labels == label)) for label in labels.unique()]
+    # The image number i of n of its class stands at (i + 1/2) / n. The sample is all that stand before some place.
+    places = np.concatenate([(np.arange(len(members)) + 0.5) / len(members) for members in by_class])
+    order = np.argsort(places, kind="stable")[:count]
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    chosen[torch.from_numpy(np.concatenate(by_class)[order])] = True
+    return chosen

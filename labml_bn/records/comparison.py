@@ -16,10 +16,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 from labml_bn.cli.text import duration
 from labml_bn.records.record import Record, Series, short_uuids
-from labml_bn.settings import KEYS, name_of
-
-#: The percentiles over channels that a band shows, as the paper's Figure 1 does for activations.
-PERCENTILES = (15, 50, 85)
+from labml_bn.settings import KEYS, as_typed, name_of, short
 
 #: The training loss is averaged over this many parts of the longest run.
 _PARTS = 60
@@ -42,17 +39,18 @@ class Comparison:
         self._labels = [f"{self._short[run.uuid]} {self._name(run)}" for run in runs]
 
     def _name(self, run: Record) -> str:
-        """A run's name, as far as it differs from the others."""
-        return name_of({key: run.settings[key] for key in ("norm", *self._keys)})
+        """A run's name, as far as it differs from the others; its seed even if it is the default one."""
+        return name_of({key: run.settings[key] for key in ("norm", *self._keys)}, also=["seed.seed"])
 
     def rows(self) -> list[list[str]]:
         """A heading, and a row per run: status, results, and the settings that differ between the runs."""
         shown_elsewhere = {"epochs", "data_path", "logs_path"}
         keys = [key for key in self._keys if key not in shown_elsewhere]
-        rows = [["run", "status", "epochs", "final", "best", "at epoch", "time", *keys]]
+        rows = [["run", "status", "epochs", "final", "best", "at epoch", "time", *map(short, keys)]]
         for run, metrics in zip(self._runs, self._metrics, strict=True):
             accuracy = metrics.get("accuracy.test", _NOTHING).values[:, 0]
-            best = int(accuracy.argmax()) if len(accuracy) else None
+            chosen_by = metrics["accuracy.held_out"].values[:, 0] if "accuracy.held_out" in metrics else accuracy
+            best = int(chosen_by.argmax()) if len(accuracy) else None
             rows.append(
                 [
                     self._short[run.uuid],
@@ -62,7 +60,7 @@ class Comparison:
                     f"{accuracy[best]:.2%}" if best is not None else "-",
                     str(best + 1) if best is not None else "-",
                     duration(run.elapsed),
-                    *(str(run.settings[key]) for key in keys),
+                    *(as_typed(run.settings[key]) for key in keys),
                 ]
             )
         return rows
@@ -161,7 +159,7 @@ def _draw_curve(axes: Axes, line: Series, points: Series, style: dict[str, Any],
 
 
 def _draw_band(axes: Axes, series: Series, colour: str) -> None:
-    low, median, high = np.percentile(series.values, PERCENTILES, axis=1)
+    low, median, high = series.percentiles()
     axes.fill_between(series.steps, low, high, color=colour, alpha=0.25, linewidth=0)
     axes.plot(series.steps, median, color=colour, linewidth=1.2)
 

@@ -1,16 +1,19 @@
-"""Finding a run by its folder, its uuid or the beginning of it, or `latest`; and the lock of a run."""
+"""Finding a run by its folder, its uuid or the beginning of it, or `latest`; what is in its folder; and its lock."""
 
 import contextlib
+import os
 import re
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from labml_bn.cli.errors import UserError, reason
-from labml_bn.cli.files import read_yaml
+from labml_bn.cli.errors import UsageError, UserError, reason
+from labml_bn.cli.files import read_yaml, relative_path, resolve_folder
+from labml_bn.settings import default
 
 #: The subfolder of this project's runs in the logs. It is not called labml_bn: Python, started in a folder with a
 #: subfolder of that name, would import it as the package.
@@ -30,12 +33,23 @@ ENDS = "run_log.jsonl"
 #: The status recorded there when a run is resumed.
 RESUMED = "resumed"
 
+#: The subfolder of a run's checkpoints. They are named by the number of training images seen.
+CHECKPOINTS = "checkpoints"
 
-def find_run(name: str, logs: Path, having: str = INFO) -> Path:
-    """The folder of the run that `name` means; `latest` is the newest that has a file matching `having`.
+#: The entry in `configs.yaml` with the folder of the data sets, relative to the run's.
+DATA_FOLDER = "data_folder"
 
-    Raises UserError if there is none, or more than one.
+_LATEST = re.compile(r"latest:(.*)")
+
+
+def find_run(name: str, logs: Path, check: Callable[[Path], object] = lambda run: None) -> Path:
+    """The folder of the run that `name` means; `latest` is the newest for which `check` does not raise UserError.
+
+    If newer ones were passed over, a line on standard error says so, with the reason. Raises UserError if there is no
+    such run, or more than one, UsageError for `latest:N`.
     """
+    if _LATEST.fullmatch(name):
+        raise UsageError(f"{name} means several runs, and this command takes one: write latest, a uuid or a folder")
     folder = Path(name)
     try:
         if (folder / INFO).is_file():
@@ -49,10 +63,7 @@ def find_run(name: str, logs: Path, having: str = INFO) -> Path:
     if not runs:
         raise UserError(f"there are no runs in {logs} (python -m labml_bn.train makes one)")
     if name == "latest":
-        having_it = [run for run in list_runs(logs) if any(run.glob(having))]
-        if not having_it:
-            raise UserError(f"no run in {logs} has {having} yet")
-        return having_it[0]
+        return _find_latest(logs, check)
     found = [run for run in runs if run.name.startswith(name)]
     if not found:
         raise UserError(f"no run in {logs} begins with {name!r}; the latest is {list_runs(logs)[0].name}")
@@ -62,18 +73,62 @@ def find_run(name: str, logs: Path, having: str = INFO) -> Path:
     return found[0]
 
 
+def _find_latest(logs: Path, check: Callable[[Path], object]) -> Path:
+    passed_over: list[str] = []
+    for run in list_runs(logs):
+        try:
+            check(run)
+        except UserError as error:
+            passed_over.append(str(error))
+            continue
+        if passed_over:
+            more = f"; {len(passed_over) - 1} more" if len(passed_over) > 1 else ""
+            print(f"latest is {run}; newer, but passed over: {passed_over[0]}{more}", file=sys.stderr)
+        return run
+    raise UserError(f"no run in {logs} can be used; the newest: {passed_over[0]}")
+
+
 def find_runs(names: Sequence[str], logs: Path) -> list[Path]:
     """The folders of the runs that `names` mean, without duplicates; `latest:N` are the N newest, the newest last.
 
-    Raises UserError as `find_run` does.
+    Raises UserError as `find_run` does, UsageError for an N that is not a number from 1 on.
     """
     found: dict[Path, Path] = {}
     for name in names:
-        several = re.fullmatch(r"latest:([1-9][0-9]*)", name)
+        several = _LATEST.fullmatch(name)
+        if several and not re.fullmatch("0*[1-9][0-9]{0,8}", several[1]):
+            raise UsageError(f"{name}: write latest:N for the N newest runs, N at least 1")
         runs = list_runs(logs)[: int(several[1])][::-1] if several else []
         for run in runs or [find_run("latest" if several else name, logs)]:
             found.setdefault(run.resolve(), run)
     return list(found.values())
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """The checkpoints of a run, the latest first."""
+    return sorted(run.glob(f"{CHECKPOINTS}/[0-9]*.pt"), reverse=True)
+
+
+def find_data(run: Path, data_path: str) -> str:
+    """The value of `data_path` that means, in the working directory, the folder that the run's own value meant.
+
+    If that folder no longer exists, it is the default, and a line on standard error says so. Raises UsageError for an
+    impossible name.
+    """
+    recorded = read_yaml(run / CONFIGS).get(DATA_FOLDER)
+    relative = recorded.get("computed") if isinstance(recorded, dict) else None
+    if not isinstance(relative, str):
+        return data_path
+    folder = here = resolve_folder(data_path, follow_links=False)
+    if not Path(data_path).expanduser().is_absolute():
+        folder = Path(os.path.normpath(run.resolve() / relative))
+    fallback: str = default("data_path")
+    if folder == here and (folder.is_dir() or data_path == fallback):
+        return data_path
+    if folder.is_dir():
+        return relative_path(folder)
+    print(f"the data folder of {run} no longer exists ({relative_path(folder)}): using {fallback}", file=sys.stderr)
+    return fallback
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 The log of a run that is running or was killed may end in half a line, which is ignored.
 """
 
+import contextlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -15,10 +16,13 @@ from numpy.typing import NDArray
 from labml_bn.cli.errors import UsageError
 from labml_bn.cli.files import read_yaml
 from labml_bn.records.folder import CONFIGS, ENDS, INFO, LOG, is_running, list_runs, start_time
-from labml_bn.settings import KEYS, complete, from_record, name_of
+from labml_bn.settings import complete, from_labml, name_of
 
 #: The status of a run. labml records the first three when it ends; without such a record, it is running or was killed.
 COMPLETED, INTERRUPTED, CRASHED, RUNNING, KILLED = "completed", "interrupted", "crashed", "running", "killed"
+
+#: The percentiles over channels by which a layer's statistics are drawn, as in the paper's Figure 1.
+PERCENTILES = (15, 50, 85)
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,11 @@ class Series:
 
     steps: NDArray[np.int64]
     values: NDArray[np.float64]
+
+    def percentiles(self) -> NDArray[np.float64]:
+        """The `PERCENTILES` over channels at each step, [3, n]."""
+        found: NDArray[np.float64] = np.percentile(self.values, PERCENTILES, axis=1)
+        return found
 
 
 @dataclass(frozen=True)
@@ -77,9 +86,10 @@ def read_run(folder: Path) -> Record:
     info = read_yaml(folder / INFO)
     configs = read_yaml(folder / CONFIGS)
     started = start_time(info) or folder.stat().st_mtime
+    running = is_running(folder)  # asked first: what is read after a run has ended is final
     noted, logged = _last_entry(folder / ENDS), _last_entry(folder / LOG)
     status = noted.get("status")
-    if is_running(folder):
+    if running:
         status = RUNNING
     elif status not in (COMPLETED, INTERRUPTED, CRASHED):
         status = KILLED
@@ -91,6 +101,13 @@ def read_run(folder: Path) -> Record:
 def read_runs(logs: Path) -> list[Record]:
     """All runs in `logs`, newest first."""
     return [read_run(folder) for folder in list_runs(logs)]
+
+
+def names_of(runs: Iterable[Record]) -> dict[str, str]:
+    """For each run's uuid its name. If the runs have several seeds, each shows its own, even the default one."""
+    runs = list(runs)
+    seeds = {run.settings["seed.seed"] for run in runs}
+    return {run.uuid: name_of(run.settings, ["seed.seed"] if len(seeds) > 1 else []) for run in runs}
 
 
 def short_uuids(runs: Iterable[Record], at_least: int = 8) -> dict[str, str]:
@@ -162,14 +179,9 @@ def _number(value: Any, otherwise: float) -> float:
 
 
 def _settings(configs: dict[str, Any]) -> dict[str, Any]:
-    """The settings in labml's `configs.yaml`: each key has the given value (`value`) and the computed one."""
+    """The settings in labml's `configs.yaml`; those that are damaged have their defaults."""
     settings: dict[str, Any] = {}
     for key, entry in configs.items():
-        if key in KEYS and isinstance(entry, dict):
-            for value in (entry.get("value"), entry.get("computed")):
-                try:
-                    settings |= from_record({key: value})
-                    break
-                except UsageError:
-                    continue
+        with contextlib.suppress(UsageError):
+            settings |= from_labml({key: entry})
     return complete(settings)

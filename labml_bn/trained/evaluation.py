@@ -62,7 +62,7 @@ def classify(
     """
     batch_size = trained.settings["valid_batch_size"]
     _use_statistics(trained, statistics, samples, progress)
-    images = trained.valid_set()
+    images = trained.test_set()
     with torch.no_grad():
         logits = torch.cat([trained.model(batch) for batch, _ in images.batches(batch_size)])
     return Classification(trained.dataset, images, logits.cpu())

@@ -33,7 +33,7 @@ def export(trained: Trained, path: Path) -> tuple[int, float]:
     is missing, and if the networks differ.
     """
     model = trained.model.float()
-    images = trained.valid_set()
+    images = trained.test_set()
     write = _WRITERS[path.suffix.lower()]
     with os_errors_as(f"cannot write {path}"), replacing(path) as part:
         with warnings.catch_warnings():

@@ -1,39 +1,70 @@
-"""Which class a trained network assigns to image files."""
+"""Which classes a trained network assigns to images, and whether they are like its training images."""
 
-from collections.abc import Sequence
+import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from labml_bn.cli.errors import UserError
-from labml_bn.data.digit_image import read_digit
+from labml_bn.data.download import is_complete
 from labml_bn.data.mnist import CLASSES, ImageSet
+from labml_bn.trained.likeness import TrainingFeatures
 from labml_bn.trained.weights import Trained
+
+#: How many classes a prediction has.
+LIKELIEST = 3
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable class of an image, and its probability according to the network."""
+    """What a network makes of an image.
 
-    name: str
-    probability: float
-
-
-def predict(trained: Trained, paths: Sequence[Path]) -> list[Prediction]:
-    """The prediction for each image file.
-
-    Raises UserError for a file that is not an image, and for a network that outputs NaN or infinity.
+    `likeliest` are three classes and their probabilities according to the network. `distance` is that to the nearest
+    training image, `limit` that within which 99 % of the training images are to others; both are NaN if not known.
     """
-    pixels = torch.stack([read_digit(path) for path in paths]).to(trained.device)
+
+    likeliest: list[tuple[str, float]]
+    distance: float
+    limit: float
+
+    @property
+    def unlike(self) -> bool:
+        """Whether the image is farther from the training images than nearly all of them are from each other."""
+        return self.distance > self.limit
+
+
+def predict(trained: Trained, pixels: Tensor) -> list[Prediction]:
+    """The prediction for each image in `pixels`, [n, 28, 28] uint8.
+
+    Raises UserError for a network that outputs NaN or infinity.
+    """
     no_labels = torch.zeros(len(pixels), device=trained.device)
-    images, _ = ImageSet.of(trained.dataset, pixels, no_labels, trained.dtype).batch(slice(None))
+    images = ImageSet.of(trained.dataset, pixels.to(trained.device), no_labels, trained.dtype)
+    batch_size = trained.settings["valid_batch_size"]
     with torch.no_grad():
-        probabilities, classes = trained.model(images).softmax(dim=1).max(dim=1)
-    if not probabilities.isfinite().all():
+        logits = torch.cat([trained.model(batch) for batch, _ in images.batches(batch_size)])
+    if not logits.isfinite().all():
         raise UserError("the network outputs NaN or infinity: its training has diverged")
+    training, limit, distances = _training_features(trained), torch.nan, [torch.nan] * len(pixels)
+    if training is not None:
+        limit, distances = training.limit, training.distances(trained.model, images.batches(batch_size)).tolist()
+    probabilities, classes = (of_images.tolist() for of_images in logits.softmax(dim=1).topk(LIKELIEST))
     names = CLASSES[trained.dataset]
     return [
-        Prediction(names[number], probability)
-        for number, probability in zip(classes.tolist(), probabilities.tolist(), strict=True)
+        Prediction([(names[number], probability) for number, probability in zip(*likeliest, strict=True)], *distance)
+        for *likeliest, distance in zip(classes, probabilities, [(one, limit) for one in distances], strict=True)
     ]
+
+
+def _training_features(trained: Trained) -> TrainingFeatures | None:
+    """Those that the images are compared with; None, and a line on standard error, if that is not possible."""
+    not_compared = "the images are not compared with the training images"
+    if not is_complete(trained.dataset, trained.data_path):
+        print(f"{not_compared}: {trained.data_path} does not have {trained.dataset} (--data DIR)", file=sys.stderr)
+        return None
+    images = trained.train_set()
+    features = TrainingFeatures.of(trained.model, images, trained.settings["valid_batch_size"])
+    if features is None:
+        print(f"{not_compared}: {len(images)} are too few", file=sys.stderr)
+    return features

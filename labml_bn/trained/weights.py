@@ -1,9 +1,11 @@
-"""The weights of a run, with the settings that made them, in one file."""
+"""The network of a run: its weights, with the settings that made them, in one file; or a checkpoint's."""
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,10 @@ from labml_bn.cli.files import replacing, resolve_folder
 from labml_bn.data import mnist
 from labml_bn.data.mnist import ImageSet
 from labml_bn.models import ConvNet, choose_device
-from labml_bn.records.folder import find_run
+from labml_bn.records.folder import find_data, find_run, is_running, list_checkpoints
 from labml_bn.records.saved import check_format, matching_architecture, read_settings
-from labml_bn.settings import complete, parsed_layers, training_images
+from labml_bn.settings import complete, parsed_layers
+from labml_bn.trained import checkpoints
 
 #: The file in a run's folder.
 WEIGHTS = "model.safetensors"
@@ -30,11 +33,16 @@ FORMAT = "labml_bn 1"
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run: its settings, and its network in evaluation mode on `device`."""
+    """A run's settings, and its network in evaluation mode on `device`.
+
+    `run` is its folder, if the images are to be read from the data folder that it used; else `data_path` is relative to
+    the working directory.
+    """
 
     settings: dict[str, Any]
     model: ConvNet
     device: torch.device
+    run: Path | None = None
 
     @property
     def dataset(self) -> str:
@@ -47,18 +55,31 @@ class Trained:
         dtype: torch.dtype = getattr(torch, self.settings["dtype"])
         return dtype
 
+    @cached_property
+    def data_path(self) -> Path:
+        """The absolute path of the folder of the data sets."""
+        data_path = self.settings["data_path"]
+        return resolve_folder(data_path if self.run is None else find_data(self.run, data_path))
+
     def train_set(self) -> ImageSet:
         """The images that it was trained on. Raises UserError if they cannot be obtained."""
-        samples = training_images(self.settings["train_samples"], self.settings["held_out"])
-        return self._load(train=True, samples=samples)
+        return self._load("train", self.settings["train_samples"])
 
-    def valid_set(self) -> ImageSet:
+    def test_set(self) -> ImageSet:
         """The test images, as many as its settings say. Raises UserError if they cannot be obtained."""
-        return self._load(train=False, samples=self.settings["valid_samples"])
+        return self._load("test", self.settings["valid_samples"])
 
-    def _load(self, *, train: bool, samples: int) -> ImageSet:
-        data_path = resolve_folder(self.settings["data_path"])
-        return mnist.load(self.dataset, data_path, train=train, samples=samples, device=self.device, dtype=self.dtype)
+    def _load(self, part: str, samples: int) -> ImageSet:
+        return mnist.load(
+            self.dataset,
+            self.data_path,
+            part,
+            samples=samples,
+            held_out=self.settings["held_out"],
+            seed=self.settings["seed.seed"],
+            device=self.device,
+            dtype=self.dtype,
+        )
 
 
 def save_weights(path: Path, model: nn.Module, settings: Mapping[str, Any]) -> None:
@@ -70,26 +91,48 @@ def save_weights(path: Path, model: nn.Module, settings: Mapping[str, Any]) -> N
         part.write_bytes(save(tensors, metadata))
 
 
-def load_run(name: str, logs: Path, data: str | None = None, **changes: Any) -> tuple[Path, Trained]:
-    """The folder of the finished run that `name` means, and its network.
+def load_run(
+    name: str, logs: Path, data: str | None = None, checkpoint: str | None = None, **changes: Any
+) -> tuple[str, Trained]:
+    """The network of the run that `name` means, and in words which one it is: the run's folder, and the checkpoint.
 
-    `data` is the folder of the data sets, if it is not the run's own. Raises UserError as `find_run` and
-    `load_weights` do.
+    Without a `checkpoint`, `best` or `last`, it is that of a finished run. `data` is the folder of the data sets, if it
+    is not the run's own. `changes` override settings. Raises UserError as `find_run` and `load_weights` do, and for a
+    checkpoint that cannot be read.
     """
-    run = find_run(name, logs, having=WEIGHTS)
     if data is not None:
         changes["data_path"] = data
-    return run, load_weights(run / WEIGHTS, **changes)
+    if checkpoint is None:
+        run = find_run(name, logs, _check_finished)
+        return str(run), load_weights(run / WEIGHTS, **changes)
+    if checkpoint == "best":
+        run = find_run(name, logs, checkpoints.best)
+        found = checkpoints.best(run)
+    else:
+        run = find_run(name, logs, checkpoints.check_saved)
+        found = checkpoints.newest(run)
+    for complaint in found.complaints:
+        print(f"warning: {complaint}; falling back to an earlier checkpoint", file=sys.stderr)
+    seen = found.state["progress"]["seen"]
+    trained = _network(found.path, run, found.state["settings"], found.state["model"], changes)
+    return f"{run}, {checkpoint} checkpoint (after {seen:,} training images)", trained
+
+
+def _check_finished(run: Path) -> None:
+    """Raise UserError for a run that has no weights."""
+    if not (run / WEIGHTS).is_file():
+        state = "is still running" if is_running(run) else "has not finished"
+        hint = " (--checkpoint last uses its last checkpoint)" if list_checkpoints(run) else ""
+        raise UserError(f"{run} has no weights: the run {state}{hint}")
 
 
 def load_weights(path: Path, **changes: Any) -> Trained:
-    """The network that was saved to `path`, with its settings.
+    """The network that was saved to `path`, in the folder of its run, with its settings.
 
     `changes` override settings of the run, for example the device. Raises UserError, in one line, if the file cannot
     be read, is damaged, is not a run's, or does not match the architecture in its settings.
     """
-    if not path.is_file():
-        raise UserError(f"{path.parent} has no weights: the run has not finished")
+    _check_finished(path.parent)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -99,9 +142,18 @@ def load_weights(path: Path, **changes: Any) -> Trained:
     check_format(path, metadata.get("format"), FORMAT)
     if metadata.get("sha256") != _digest(tensors, metadata.get("settings", "")):
         raise UserError(f"{path} is damaged: checksum mismatch")
-    settings = complete(read_settings(path, _parsed(metadata.get("settings", ""))) | changes)
+    settings = complete(read_settings(path, _parsed(metadata.get("settings", ""))))
+    return _network(path, path.parent, settings, tensors, changes)
+
+
+def _network(
+    path: Path, run: Path, settings: Mapping[str, Any], tensors: Mapping[str, Tensor], changes: Mapping[str, Any]
+) -> Trained:
+    """The network with these settings and `changes`, and the state in `tensors`, which was read from `path`."""
+    settings = {**settings, **changes}
     device = choose_device(settings["device.use_cuda"], settings["device.cuda_device"])
-    trained = Trained(settings, ConvNet(settings["norm"], parsed_layers(settings["layers"])), device)
+    model = ConvNet(settings["norm"], parsed_layers(settings["layers"]))
+    trained = Trained(settings, model, device, None if "data_path" in changes else run)
     trained.model.to(device, trained.dtype)
     with matching_architecture(path):
         trained.model.load_state_dict(tensors)

@@ -1,14 +1,12 @@
 """Checkpoints: the complete state of a run, from which it is resumed as if it had never been interrupted.
 
-A checkpoint is written atomically: temporary file, fsync, rename. It is a zip archive of PyTorch's, whose checksums
-reveal damage, and it is loaded without executing code (`weights_only`).
+A checkpoint is written atomically: temporary file, fsync, rename. `trained/checkpoints.py` reads them.
 """
 
 import random
 import sys
-import zipfile
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +14,22 @@ import numpy as np
 import torch
 
 from labml_bn.cli.errors import UsageError, UserError, reason
-from labml_bn.cli.files import replacing, resolve_folder, sync
-from labml_bn.records.folder import LOG
-from labml_bn.records.saved import check_format, matching_architecture, read_settings
-from labml_bn.settings import CHANGEABLE, check_together, complete
+from labml_bn.cli.files import replacing, sync
+from labml_bn.records.folder import CHECKPOINTS, LOG, find_data, list_checkpoints
+from labml_bn.records.saved import matching_architecture
+from labml_bn.settings import CHANGEABLE, as_typed, check_together, complete
+from labml_bn.trained import checkpoints
+from labml_bn.trained.checkpoints import FORMAT, Found, State
 from labml_bn.training import tracking
 from labml_bn.training.loop import Evaluation, Progress
 from labml_bn.training.parts import Configs
 
-#: The subfolder of a run's folder, and the names of the checkpoints in it.
-CHECKPOINTS = "checkpoints"
-FILES = f"{CHECKPOINTS}/[0-9]*.pt"
-
-#: Distinguishes these files from others; it changes when their content does.
-FORMAT = "labml_bn checkpoint 1"
-
-State = dict[str, Any]
-
 
 class Checkpoints:
-    """Saves a run: the newest `keep` checkpoints, and the one with the best accuracy on all test images."""
+    """Saves a run: the newest `keep` checkpoints, and the best.
+
+    That is the one with the best accuracy on all the held-out images or, without any, on all the test images.
+    """
 
     def __init__(self, run: Path, c: Configs, settings: Mapping[str, Any], resumed: State | None = None) -> None:
         self._folder = run / CHECKPOINTS
@@ -44,15 +38,16 @@ class Checkpoints:
         self._best: State | None = resumed["best"] if resumed else None
         self._last_good = f"{resumed['progress']['seen']:012}.pt" if resumed else None
 
-    def save(self, progress: Progress, test: Evaluation | None) -> bool:
+    def save(self, progress: Progress, evaluation: Evaluation | None) -> bool:
         """Write a checkpoint. Returns whether that succeeded; if not, a warning is printed and training continues.
 
-        `test` is the evaluation on all test images at this point, if there is one. Earlier checkpoints stay intact.
+        `evaluation` is that on the images by which the best is chosen, if there is one at this point. Earlier
+        checkpoints stay intact.
         """
         path = self._folder / f"{progress.seen:012}.pt"
         best = self._best
-        if test is not None and (best is None or test.accuracy > best["accuracy"]):
-            best = {"name": path.name, "accuracy": test.accuracy}
+        if evaluation is not None and (best is None or evaluation.accuracy > best["accuracy"]):
+            best = {"name": path.name, "accuracy": evaluation.accuracy}
         try:
             state = {**capture(self._c, progress), "settings": self._settings, "best": best}
             if not self._folder.is_dir():
@@ -85,11 +80,6 @@ class Checkpoints:
         return f"The last good checkpoint is {self._folder / self._last_good if self._last_good else 'none'}"
 
 
-def list_checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run, the latest first."""
-    return sorted(run.glob(FILES), reverse=True)
-
-
 def capture(c: Configs, progress: Progress) -> State:
     """The state of a run. Raises OSError if its log cannot be written first: a checkpoint records the log's length."""
     return {
@@ -100,7 +90,6 @@ def capture(c: Configs, progress: Progress) -> State:
         "model": c.model.state_dict(),
         "optimizer": c.optimizer.state_dict(),
         "random": random_states(),
-        "data": str(resolve_folder(c.data_path)),
     }
 
 
@@ -123,65 +112,33 @@ def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
                 raise ValueError(f"the optimizer's {name} has shape {list(value.shape)}")
 
 
-@dataclass(frozen=True)
-class Found:
-    """The latest usable checkpoint, and what is wrong with later ones."""
-
-    state: State
-    complaints: list[str]
-
-
 def newest(run: Path) -> Found:
-    """The latest usable checkpoint of a run. Raises UserError if there is none."""
-    complaints: list[str] = []
-    for path in list_checkpoints(run):
-        try:
-            return Found(_usable(path, run / LOG), complaints)
-        except UserError as error:
-            complaints.append(str(error))
-    why = "; ".join(complaints) or "it ended before the first was saved"
-    raise UserError(f"{run} has no usable checkpoint to resume from: {why}")
+    """The latest checkpoint of a run that it can be resumed from. Raises UserError if there is none."""
+    return checkpoints.newest(run, _check_log)
 
 
-def _usable(path: Path, log: Path) -> State:
-    """The state saved at `path`. Raises UserError if it is damaged, has another format, or is ahead of the log."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch lets through whatever its parsers raise
-        raise UserError(f"{path} is damaged or not a checkpoint: {' '.join(str(error).split())[:200]}") from error
-    if damaged is not None:
-        raise UserError(f"{path} is damaged: checksum mismatch in {damaged}")
-    state: State = loaded if isinstance(loaded, dict) else {}
-    check_format(path, state.get("format"), FORMAT)
-    state["settings"] = complete(read_settings(path, state.get("settings")))
-    try:
-        size, finite = state["log"]["size"], all(tensor.isfinite().all() for tensor in state["model"].values())
-    except (KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{path} is incomplete: {error}") from error
-    if not finite:
-        raise UserError(f"{path} has non-finite values in its network")
-    if not log.is_file() or log.stat().st_size < size:
+def _check_log(path: Path, state: State) -> None:
+    """Raise UserError if the run's log does not reach as far as the checkpoint."""
+    log = path.parents[1] / LOG
+    if not log.is_file() or log.stat().st_size < state["log"]["size"]:
         raise UserError(f"{log} is shorter than {path.name} expects")
-    return state
 
 
-def changed(state: State, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a run that is resumed with those `given`. Raises UsageError for what cannot change."""
+def changed(run: Path, state: State, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of `run`, resumed from `state` with those `given`. Raises UsageError for what cannot change."""
     settings: dict[str, Any] = dict(state["settings"])
     for key, value in given.items():
         if key not in CHANGEABLE and value != settings[key]:
             raise UsageError(
-                f"{key}={value} cannot be changed when resuming ({key} was {settings[key]}); only "
+                f"{key}={as_typed(value)} cannot be changed when resuming ({key} was {as_typed(settings[key])}); only "
                 + ", ".join(CHANGEABLE)
                 + " can"
             )
     begun = state["progress"]["epoch"] + (state["progress"]["step"] > 0)
     if given.get("epochs", begun) < begun:
         raise UsageError(f"epochs={given['epochs']}: the run is already in epoch {begun}")
-    if "data_path" not in given and Path(state["data"]).is_dir():
-        settings["data_path"] = state["data"]  # whatever the working directory is now
+    if "data_path" not in given:
+        settings["data_path"] = find_data(run, settings["data_path"])
     settings |= dict(given)
     check_together(settings)
     return settings

@@ -3,8 +3,7 @@
 import sys
 import time
 
-from tqdm import tqdm
-
+from labml_bn.training.live_line import LiveLine
 from labml_bn.training.loop import Evaluation
 
 
@@ -22,12 +21,10 @@ class Console:
         self._epochs = epochs
         self._steps = -(-images // batch_size)
         self._live = sys.stdout.isatty()
-        self._bar = tqdm(
+        self._line = LiveLine(
             total=epochs * images,
             initial=seen,
             desc=f"epoch {min(seen // images + 1, epochs)}/{epochs}",
-            unit=" images",
-            unit_scale=True,
             disable=not self._live,
             dynamic_ncols=True,
             leave=False,
@@ -40,19 +37,19 @@ class Console:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._bar.close()
+        self._line.close()
 
     def batch(self, images: int) -> None:
         """Advance the live line."""
         self._seen += images
-        self._bar.update(images)
+        self._line.update(images)
 
     def validation(self, epoch: int, step: int, loss: float, accuracy: float, valid: Evaluation) -> None:
         """Show the training and validation metrics."""
         train = f"train loss {loss:.4f} accuracy {accuracy:.2%}"
         test = f"valid loss {valid.loss:.4f} accuracy {valid.accuracy:.2%}"
         if self._live:
-            self._bar.set_postfix_str(f"loss {loss:.4f}, accuracy {valid.accuracy:.2%}")
+            self._line.set_postfix_str(f"accuracy {valid.accuracy:.2%}, loss {loss:.4f}")
         else:
             where = f"epoch {epoch}/{self._epochs} step {step}/{self._steps}"
             speed = f"{self._seen / (time.monotonic() - self._started):,.0f} images/s"
@@ -65,10 +62,10 @@ class Console:
         self._print(
             f"epoch {epoch}/{self._epochs}: test loss {test.loss:.4f} accuracy {test.accuracy:.2%}, {seconds:.1f} s"
         )
-        self._bar.set_description(f"epoch {min(epoch + 1, self._epochs)}/{self._epochs}")
+        self._line.set_description_str(f"epoch {min(epoch + 1, self._epochs)}/{self._epochs}")
 
     def _print(self, line: str) -> None:
         if self._live:
-            self._bar.write(line, file=sys.stdout)
+            self._line.write(line, file=sys.stdout)
         else:
             print(line, flush=True)

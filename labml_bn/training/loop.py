@@ -44,7 +44,10 @@ class Watcher(Protocol):
         """A step on a batch of `images` was taken. An exception raised here ends the training process."""
 
     def validation(self, epoch: int, step: int, loss: float, accuracy: float, valid: Evaluation) -> None:
-        """A part of the test images was evaluated; `loss` and `accuracy` are of the training batches since the last."""
+        """A part of the held-out images, or else of the test images, was evaluated.
+
+        `loss` and `accuracy` are of the training batches since the last validation.
+        """
 
     def epoch(self, epoch: int, test: Evaluation) -> None:
         """An epoch has ended, and all the test images were evaluated."""
@@ -73,9 +76,9 @@ def train(
     """Train and log as configured. Returns the last evaluation on all test images, or None if no epoch was left.
 
     Continues from `progress`, which it updates. `save` is called whenever a checkpoint is due: after some of the
-    validations, at the end of an epoch (with its evaluation), and when `stop` is requested. Raises DivergedError for a
-    loss, parameter or running statistic that is NaN or infinite, and the interrupt that `stop` has caught. On a GPU the
-    losses are checked at the next validation.
+    validations, at the end of an epoch (with the evaluation by which checkpoints are chosen), and when `stop` is
+    requested. Raises DivergedError for a loss, parameter or running statistic that is NaN or infinite, and the
+    interrupt that `stop` has caught. On a GPU the losses are checked at the next validation.
     """
     p, stop, test = progress or Progress(), stop or Stop(), None
     schedule, forward = make_schedule(c), make_forward(c)
@@ -98,13 +101,13 @@ def train(
             save_due = schedule.checkpoint_due(p.epoch, p.step) or interrupt is not None
             if epoch_ends or save_due:
                 _check_finite(c.model, p)
-            epoch_test = _end_epoch(c, p, valid) if epoch_ends else None
+            ended = _end_epoch(c, p, valid) if epoch_ends else None
             finished = p.epoch == c.epochs
             if save_due or finished:
-                save(p, epoch_test)
-            if epoch_test:
-                watcher.epoch(p.epoch, epoch_test)
-                test = epoch_test
+                save(p, ended.chosen_by if ended else None)
+            if ended:
+                watcher.epoch(p.epoch, ended.test)
+                test = ended.test
             if interrupt and not finished:
                 raise interrupt
     except RuntimeError:
@@ -158,7 +161,7 @@ def train_step(
 
 
 def _validate(c: Configs, watcher: Watcher, p: Progress, share: range) -> Evaluation | None:
-    """Log the training metrics since the last validation, and evaluate a share of the test images, if any."""
+    """Log the training metrics since the last validation, and evaluate a share of the images, if any."""
     _check_losses(c.model, p)
     train_loss, train_accuracy = p.metrics.save()
     tracking.save_running_statistics(p.seen, c.model)
@@ -172,19 +175,29 @@ def _validate(c: Configs, watcher: Watcher, p: Progress, share: range) -> Evalua
     return valid
 
 
-def _end_epoch(c: Configs, p: Progress, valid: Evaluation | None) -> Evaluation:
-    """Evaluate and log all the test images, and move `p` to the start of the next epoch.
+@dataclass(frozen=True)
+class EpochEnd:
+    """The evaluations at the end of an epoch: on the images by which checkpoints are chosen, and on the test images."""
 
-    `valid` is the validation at this step. With one validation an epoch it has been of all the test images.
+    chosen_by: Evaluation
+    test: Evaluation
+
+
+def _end_epoch(c: Configs, p: Progress, valid: Evaluation | None) -> EpochEnd:
+    """Evaluate and log all the held-out and all the test images, and move `p` to the start of the next epoch.
+
+    `valid` is the validation at this step. With one validation an epoch it has been of all its images.
     """
-    if valid is not None and valid.images == len(c.valid_set):
-        test = valid
-    else:
-        test = evaluate(c.model, c.valid_set.batches(c.valid_batch_size))
+    if valid is None or valid.images < len(c.valid_set):
+        valid = evaluate(c.model, c.valid_set.batches(c.valid_batch_size))
+    test = valid
+    if c.held_out > 0:
+        tracking.save_evaluation(p.seen, "held_out", valid.loss, valid.accuracy)
+        test = evaluate(c.model, c.test_set.batches(c.valid_batch_size))
     tracking.save_evaluation(p.seen, "test", test.loss, test.accuracy)
     tracking.flush()
     p.epoch, p.step = p.epoch + 1, 0
-    return test
+    return EpochEnd(valid, test)
 
 
 def _check_losses(model: nn.Module, p: Progress) -> None:

@@ -16,7 +16,7 @@ from labml_bn.cli.files import resolve_folder
 from labml_bn.data import augmentation, mnist
 from labml_bn.data.mnist import ImageSet
 from labml_bn.models import ConvNet, choose_device
-from labml_bn.settings import default, parsed_layers, training_images
+from labml_bn.settings import default, parsed_layers
 from labml_bn.training import optimizers
 from labml_bn.training.labml_patches import silence_monitor
 
@@ -101,15 +101,18 @@ class Configs(BaseConfigs):  # type: ignore[misc]
     augmentation: augmentation.Augmentation
     train_set: ImageSet
     valid_set: ImageSet
+    test_set: ImageSet
     model: ConvNet
     versions: str
+    data_folder: str
 
     def __init__(self) -> None:
         super().__init__()
         silence_monitor()
 
 
-meta_config(Configs.checkpoint_interval, Configs.keep, Configs.data_path, Configs.logs_path, Configs.versions)
+meta_config(Configs.checkpoint_interval, Configs.keep, Configs.data_path, Configs.logs_path)
+meta_config(Configs.versions, Configs.data_folder)
 
 
 @option(Configs.seed)
@@ -178,23 +181,27 @@ def _model(c: Configs) -> ConvNet:
 
 @option(Configs.train_set)
 def _train_set(c: Configs) -> ImageSet:
-    return _image_set(c, train=True, samples=training_images(c.train_samples, c.held_out))
+    return _load(c, "train", c.train_samples)
 
 
 @option(Configs.valid_set)
 def _valid_set(c: Configs) -> ImageSet:
-    if c.held_out > 0:
-        return _image_set(c, train=True, samples=c.held_out, skipped=60_000 - c.held_out)
-    return _image_set(c, train=False, samples=c.valid_samples)
+    return _load(c, "held_out", c.held_out) if c.held_out > 0 else c.test_set
 
 
-def _image_set(c: Configs, *, train: bool, samples: int, skipped: int = 0) -> ImageSet:
+@option(Configs.test_set)
+def _test_set(c: Configs) -> ImageSet:
+    return _load(c, "test", c.valid_samples)
+
+
+def _load(c: Configs, part: str, samples: int) -> ImageSet:
     return mnist.load(
         c.dataset,
         resolve_folder(c.data_path),
-        train=train,
+        part,
         samples=samples,
-        skipped=skipped,
+        held_out=c.held_out,
+        seed=c.seed.seed,
         device=c.device,
         dtype=getattr(torch, c.dtype),
     )

@@ -1,5 +1,6 @@
 """One run, from its settings or its latest checkpoint to its weights."""
 
+import math
 import os
 import shlex
 import sys
@@ -9,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from labml_bn.cli.errors import StoppedError, UserError, exit_status
-from labml_bn.cli.files import resolve_folder
+from labml_bn.cli.files import relative_path, resolve_folder
 from labml_bn.dashboard import address
 from labml_bn.models import choose_device
 from labml_bn.norm.kernels.loading import load
-from labml_bn.records.folder import find_run, locked
-from labml_bn.settings import complete, default
+from labml_bn.records.folder import CONFIGS, find_data, find_run, locked
+from labml_bn.settings import check_together, complete, default, read
+from labml_bn.trained.checkpoints import check_saved
 from labml_bn.trained.weights import WEIGHTS, save_weights
 from labml_bn.training import checkpoint, loop, tracking
 from labml_bn.training.console import Console
@@ -31,12 +34,13 @@ from labml_bn.training.stopping import Stop
 class Finished:
     """A run that has completed its last epoch.
 
-    `test` is the last evaluation on all test images, None if all epochs were done before. `elapsed` are the seconds of
-    training, without pauses.
+    `test` is the last evaluation on all test images, None if all epochs were done before; `guesses` is whether it is no
+    better than always giving the same answer. `elapsed` are the seconds of training, without pauses.
     """
 
     folder: Path
     test: loop.Evaluation | None
+    guesses: bool
     elapsed: float
 
 
@@ -45,18 +49,36 @@ def start(settings: Mapping[str, Any]) -> Finished:
     return _train(settings)
 
 
+def settings_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the run that `name` means, for a new run, overridden by those `given`; prints which run it is.
+
+    The data folder is the one that it used. Raises UsageError or UserError for a run whose settings cannot be read.
+    """
+    logs = relative_path(resolve_folder(given.get("logs_path", default("logs_path"))))
+    run = find_run(name, Path(logs))
+    settings = read([str(run / CONFIGS)], together=False)
+    if not settings:
+        raise UserError(f"{run / CONFIGS} has no settings: it is damaged")
+    print(f"settings of {run}", flush=True)
+    if "data_path" in settings and "data_path" not in given:
+        settings["data_path"] = find_data(run, settings["data_path"])
+    settings |= given
+    check_together(settings)
+    return settings
+
+
 def resume(name: str, given: dict[str, Any]) -> Finished | None:
     """Resume the run that `name` means, with the settings `given`. Returns None if it was already finished.
 
     Raises UsageError for a setting that cannot change, UserError without a usable checkpoint or if the run is in use.
     """
     logs = resolve_folder(given.pop("logs_path", default("logs_path")))
-    run = find_run(name, logs, having=checkpoint.FILES).resolve()
+    run = find_run(name, logs, check_saved).resolve()
     with locked(run):
         found = checkpoint.newest(run)
         for complaint in found.complaints:
             print(f"warning: {complaint}; falling back to an earlier checkpoint", file=sys.stderr)
-        settings = checkpoint.changed(found.state, given)
+        settings = checkpoint.changed(run, found.state, given)
         if found.state["progress"]["epoch"] == settings["epochs"] and (run / WEIGHTS).is_file():
             return None
         return _train(settings, run, found.state)
@@ -75,6 +97,11 @@ def _train(settings: Mapping[str, Any], run: Path | None = None, state: dict[str
     progress = checkpoint.restore(c, state, run) if run and state else loop.Progress()
     held_out = f", validated on the {c.held_out} held out" if c.held_out else ""
     print(f"{c.dataset}, {c.train_set}{held_out}, norm={c.norm}, on {c.device}", flush=True)
+    if run and progress.epoch < c.epochs:
+        steps = loop.make_schedule(c).steps
+        print(
+            f"Resuming in epoch {progress.epoch + 1} of {c.epochs}, at step {progress.step + 1} of {steps}", flush=True
+        )
     with tracking.recording(Position(**state["log"]) if state else None) as folder:
         dashboard = address.find(folder.parent.parent)
         if dashboard is not None:
@@ -96,4 +123,15 @@ def _train(settings: Mapping[str, Any], run: Path | None = None, state: dict[str
             raise UserError(
                 f"{error}. {checkpoints.last_good()}; a new run may do better with a lower optimizer.learning_rate"
             ) from error
-        return Finished(folder, test, tracking.elapsed())
+        guesses = test is not None and is_guessing(test.accuracy, c.test_set.labels)
+        return Finished(folder, test, guesses, tracking.elapsed())
+
+
+def is_guessing(accuracy: float, labels: Tensor) -> bool:
+    """Whether an accuracy on images with these labels is no better than giving the commonest class as every answer.
+
+    Better is what exceeds its share by three standard errors. So few images that none could are not judged.
+    """
+    share = labels.bincount().max().item() / len(labels)
+    limit = share + 3 * math.sqrt(share * (1 - share) / len(labels))
+    return accuracy <= limit < 1

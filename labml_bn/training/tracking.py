@@ -8,9 +8,10 @@ seen.
 | --- | --- | --- |
 | `loss.train` | mean loss of the batch | every batch |
 | `accuracy.train` | over the batches since the last validation | every validation |
-| `loss.valid`, `accuracy.valid` | over the next part of the test images | every validation |
+| `loss.valid`, `accuracy.valid` | over the next part of the held-out, or else the test images | every validation |
+| `loss.held_out`, `accuracy.held_out` | over all the held-out images, if any | every epoch |
 | `loss.test`, `accuracy.test` | over all the test images | every epoch |
-| `bn.LAYER.running_mean`, `bn.LAYER.running_var` | per channel (on dashboards: the mean) | every validation |
+| `bn.LAYER.running_mean`, `bn.LAYER.running_var` | per channel (dashboard: percentiles) | every validation |
 """
 
 import contextlib
@@ -33,9 +34,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from labml_bn.cli.errors import StoppedError, UserError, reason
-from labml_bn.cli.files import resolve_folder
+from labml_bn.cli.files import relative_path, resolve_folder
 from labml_bn.records.folder import ENDS, LOG, NAME, RESUMED, locked
-from labml_bn.settings import default, different
+from labml_bn.settings import as_typed, default, different
 from labml_bn.training.labml_patches import create_experiment, keep_run_info, quiet, start_experiment
 from labml_bn.training.log import Log, Position
 from labml_bn.training.parts import Configs
@@ -54,14 +55,17 @@ def prepare(settings: Mapping[str, Any], run: Path | None = None) -> Configs:
     c = Configs()
     with quiet():
         lab.configure({"experiments_path": str(logs_path)})
-        comment = " ".join(f"{key}={value}" for key, value in different(settings).items())
+        comment = " ".join(f"{key}={as_typed(value)}" for key, value in different(settings).items())
         arguments = {"comment": comment, "writers": set(), "python_file": __file__, "name": NAME}
         if run:
             arguments |= {"uuid": run.name, "name": run.parent.name}
         create_experiment(_PACKAGE, arguments)
+        # Recorded relative to the run, so that commands in other working directories find it.
+        data = resolve_folder(settings.get("data_path", default("data_path")), follow_links=False)
+        c.data_folder = relative_path(data, experiment_singleton().run.run_path)
         experiment.configs(c, dict(settings))
         c.seed.set()
-        _ = c.train_set, c.valid_set, c.augmentation, c.model, c.optimizer, c.versions
+        _ = c.train_set, c.valid_set, c.test_set, c.augmentation, c.model, c.optimizer, c.versions, c.data_folder
     return c
 
 
@@ -187,7 +191,7 @@ class TrainingMetrics:
 
 
 def save_evaluation(step: int, split: str, loss: float, accuracy: float) -> None:
-    """Log an evaluation: `split` is `valid` (a part of the test images) or `test` (all of them)."""
+    """Log an evaluation: `split` is `valid`, `held_out` or `test`."""
     tracker.save(step, {f"loss.{split}": loss, f"accuracy.{split}": accuracy})
 
 

@@ -189,6 +189,22 @@ def test_the_accurate_network(chosen_by: str, data_path: Path, environment: dict
     assert float(mean) == pytest.approx(sum(map(float, accuracies)) / 2, abs=0.006)
 
 
+@pytest.mark.slow
+def test_unlike(trained: Path, environment: dict[str, str]) -> None:
+    """A row for each kind of image; digits are read in every light, and noise is unlike them."""
+    command = [sys.executable, "-m", "tests.benchmarks.unlike", str(trained), "--images", "5"]
+    done = subprocess.run(command, cwd=HERE.parents[1], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [re.split("  +", line) for line in done.stdout.splitlines()[2:]]
+    assert len(rows) == 16
+    for kind, count, refused, unlike, *right in rows:
+        assert count.strip() == "5"
+        if kind.startswith("digits"):
+            assert (refused, *right) == ("0.0%", "100.0%")
+        if kind.startswith("noise"):
+            assert unlike == "100.0%"
+
+
 @pytest.mark.usefixtures("home")
 def test_a_run_of_one_step(data_path: Path) -> None:
     first, total = one_step(Options(data=data_path))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from labml_bn.cli.errors import UsageError
-from labml_bn.cli.files import check_writable, read_yaml, replacing, resolve_folder
+from labml_bn.cli.files import check_writable, read_yaml, relative_path, replacing, resolve_folder
 
 
 def test_replacing(tmp_path: Path) -> None:
@@ -65,6 +65,18 @@ def test_check_writable(tmp_path: Path, name: str, message: str) -> None:
     check_writable(tmp_path / "a.PNG", (".png", ".svg"))
     with pytest.raises(UsageError, match=message):
         check_writable(tmp_path / name, (".png", ".svg"))
+
+
+def test_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert relative_path(Path("a/../b")) == "b"
+    assert relative_path(tmp_path / "a", tmp_path / "b" / "c") == "../../a"
+
+
+def test_links(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    assert resolve_folder(str(tmp_path / "link")) == (tmp_path / "folder").resolve()
+    assert resolve_folder(str(tmp_path / "link"), follow_links=False) == tmp_path / "link"
 
 
 @pytest.mark.parametrize("name", ["~no-such-user/data", "a\0b", "\ud800", "loop"])

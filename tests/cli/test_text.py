@@ -1,8 +1,12 @@
 """Tables in aligned columns, and lengths of time."""
 
+import io
+import sys
+from typing import Any
+
 import pytest
 
-from labml_bn.cli.text import duration, table
+from labml_bn.cli.text import duration, table, terminal_width
 
 
 @pytest.mark.parametrize(
@@ -11,6 +15,56 @@ from labml_bn.cli.text import duration, table
 )
 def test_duration(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+ROWS: list[list[Any]] = [
+    ["run", "n", "status", "name"],
+    ["a", 10, "completed", "one " * 12],
+    ["b", 7, "", "two"],
+    ["c", 8, "", ""],
+]
+
+
+@pytest.mark.parametrize("width", [25, 30, 40, 60, 70, 80])
+def test_a_narrow_table(width: int) -> None:
+    """It fits, nothing is lost, and each cell is below its heading."""
+    shown = table(ROWS, width)
+    assert max(map(len, shown.splitlines())) <= width
+    assert shown.split() == table(ROWS).split()
+    for value in ("status", "completed"):
+        assert shown.count(value) == 1
+    lines = shown.splitlines()
+    (heading,), (row,) = ([line for line in lines if value in line] for value in ("status", "completed"))
+    assert heading.index("status") == row.index("completed")
+
+
+def test_a_narrow_table_as_text() -> None:
+    assert table(ROWS, 30) == (
+        "run  n   status\n    name\n"
+        "a    10  completed\n    one one one one one one\n    one one one one one one\n"
+        "b     7\n    two\n"
+        "c     8"
+    )
+    assert table(ROWS, 54) == (
+        "run  n   status     name\n"
+        "a    10  completed  one one one one one one one one\n                    one one one one\n"
+        "b     7             two\n"
+        "c     8"
+    )
+
+
+@pytest.mark.parametrize("width", [None, 80])
+def test_a_table_that_fits(width: int | None) -> None:
+    assert table([["a", "long name"], ["b", "x" * 70]], width) == "a  long name\nb  " + "x" * 70
+
+
+@pytest.mark.parametrize(("columns", "width"), [("200", 200), ("80", 80), ("60", 60), ("20", 60)])
+def test_terminal_width(columns: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    assert terminal_width() is None
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert terminal_width() == width
 
 
 def test_table() -> None:

@@ -8,13 +8,17 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from tests.conftest import metrics
 
 
 @dataclass
@@ -57,6 +61,35 @@ class Dashboard:
 
 
 Start = Callable[..., AbstractContextManager[Dashboard]]
+
+
+def logged(run: Path) -> dict[str, tuple[list[float], list[float]]]:
+    """The steps and values of each series that the page should draw, from the run's log, in float32.
+
+    Of a layer's statistics, these are the percentiles over channels.
+    """
+
+    def float32(numbers: Any) -> list[float]:
+        return [float(number) for number in np.array(numbers, np.float32)]
+
+    found = {}
+    for name, points in metrics(run).items():
+        steps, values = float32([step for step, _ in points]), np.array([values for _, values in points])
+        if name.startswith("bn."):
+            for percent in (15, 50, 85):
+                found[f"{name}.p{percent}"] = steps, float32(np.quantile(values, percent / 100, axis=1))
+        else:
+            assert values.shape[1] == 1
+            found[name] = steps, float32(values[:, 0])
+    return found
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 30) -> None:
+    """Wait for a condition. Raises AssertionError if it does not hold in time."""
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end, "timed out"
+        time.sleep(0.2)
 
 
 @pytest.fixture

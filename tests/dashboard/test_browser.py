@@ -1,5 +1,6 @@
 """The dashboard's page in a real browser: it shows the logged values, and contacts no other machine."""
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -12,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 from playwright.sync_api import ConsoleMessage, Page, Request, sync_playwright
 
-from tests.conftest import Run, metrics, runs
-from tests.dashboard.conftest import Start
+from tests.conftest import Begin, Run, metrics, runs
+from tests.dashboard.conftest import Start, logged, wait_until
 
 #: The browser, and the options that keep it from contacting its vendor.
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -93,12 +94,24 @@ def shows(points: NDArray[np.float64], steps: NDArray[np.float64], values: NDArr
 
 
 def assert_drawn(drawn: list[NDArray[np.float64]], run: Path, names: list[str]) -> None:
-    """Assert that each of these metrics of the run is one of the lines."""
-    logged = metrics(run)
+    """Assert that each of these series of the run is one of the lines."""
+    series = logged(run)
     for name in names:
-        steps = np.array([step for step, _ in logged[name]], dtype=float)
-        values = np.array([np.mean(value) for _, value in logged[name]])
+        steps, values = map(np.array, series[name])
         assert any(shows(points, steps, values) for points in drawn), name
+
+
+def assert_labelled(page: Page) -> None:
+    """Assert that every icon is labelled, or beside a text, or in a control that has a label."""
+    unlabelled = page.eval_on_selector_all(
+        "[class*='fa-']",
+        """icons => icons.filter(icon => {
+            const control = icon.closest("nav, a, button, .input-container, form") ?? icon;
+            return control.offsetParent !== null && !control.getAttribute("aria-label")
+                && !/[a-z]/i.test(control.textContent) && !icon.classList.contains("fa-search");
+        }).map(icon => icon.className)""",
+    )
+    assert unlabelled == []
 
 
 def test_two_runs(visit: Visit, work: Path, train: Run, data_path: Path, start: Start) -> None:
@@ -120,19 +133,59 @@ def test_two_runs(visit: Visit, work: Path, train: Run, data_path: Path, start: 
         assert page.locator("text=completed").count() == 2
         names = [name.split(" epochs")[0] for name in page.locator("h5:has-text('epochs=2')").all_inner_texts()]
         assert names == ["no_norm", "batch_norm"]  # the newest first
+        final = [(run.name[:8], metrics(run)["accuracy.test"][-1][1][0]) for run in (second, first)]
+        under_the_names = [f"{uuid}, accuracy {accuracy:.2%} after 2 epochs" for uuid, accuracy in final]
+        assert page.locator(".runs-list h6").all_inner_texts() == under_the_names
+        assert_labelled(page)
+        page.click("[aria-label=Menu]")
+        page.wait_for_selector("text=Archived Runs")
+        links = page.locator(".nav-links a").all_inner_texts()
+        assert links == ["Runs", "Archived Runs", "All Runs", "Documentation", "Settings"]
 
-        # Its charts show the logged values: the losses by default, then every metric.
+        # A note survives the database; the fields without a value are not shown.
+        page.goto(f"{dashboard.url}/run/{first.name}/header")
+        page.fill("textarea", "looked at")
+        page.click("[aria-label=Save]")
+        page.wait_for_selector("[aria-label=Save].disabled")
+        assert json.loads((first / "notes.json").read_text()) == {"note": "looked at"}
+        fields = {name.lower() for name in page.locator(".item-key").all_inner_texts()}
+        assert fields >= {"run name", "comment", "note", "run status", "uuid", "start time"}
+        assert not fields & {
+            "rank",
+            "world size",
+            "tags",
+            "size",
+            "checkpoints size",
+            "tensorboard size",
+            "remote repo",
+        }
+        assert_labelled(page)
+
+        # Its charts show the logged values: losses and accuracies by default, then every metric.
+        page.goto(dashboard.url)
         page.click("text=batch_norm epochs=2")
         page.wait_for_url(f"**/run/{first.name}")
-        losses = ["loss.test", "loss.train", "loss.valid"]
-        assert_drawn(lines(page, f"{CHART} path.unsmoothed-line"), first, losses)
+        page.wait_for_selector("text=norm3: running variance, percentiles over channels")
+        assert page.locator("text=Process").count() == page.locator("text=Computer").count() == 0
+        assert_labelled(page)
+        series = sorted(logged(first))
+        results = [name for name in series if name.startswith(("loss.", "accuracy."))]
+        assert len(results) == 6
+        page.wait_for_function("count => document.querySelectorAll('#chart').length === count", arg=2 + 6)
+        assert_drawn(
+            lines(page, f"{CHART} path.unsmoothed-line"), first, series
+        )  # the percentiles have their own charts
         page.goto(f"{dashboard.url}/run/{first.name}/metrics")
-        page.wait_for_selector("text=bn.norm3.running_var")
-        others = sorted(set(metrics(first)) - set(losses))
+        page.wait_for_selector("text=bn.norm3.running_var.p85")
+        drawn = page.locator(f"{CHART} path.unsmoothed-line")
+        assert drawn.count() == len(results)
+        assert len(set(drawn.evaluate_all("paths => paths.map(path => path.getAttribute('stroke'))"))) == len(results)
+        others = sorted(set(series) - set(results))
+        assert_labelled(page)
         for name in others:
             page.locator(".sparkline-list-item", has_text=name).click()
         page.wait_for_timeout(500)
-        assert_drawn(lines(page, f"{CHART} path.unsmoothed-line"), first, [*losses, *others])
+        assert_drawn(lines(page, f"{CHART} path.unsmoothed-line"), first, series)
 
         # Its settings.
         page.goto(f"{dashboard.url}/run/{second.name}/configs")
@@ -143,22 +196,58 @@ def test_two_runs(visit: Visit, work: Path, train: Run, data_path: Path, start: 
 
         # The two compared.
         page.goto(f"{dashboard.url}/run/{first.name}/compare")
-        page.click(".fa-edit")
+        page.click("[aria-label='Select the run to compare with']")
         page.click("text=no_norm epochs=2")
         page.wait_for_selector("text=Compared with")
-        page.wait_for_timeout(1000)
-        hidden = page.locator(".sparkline-list-item:has(.fa-eye-slash)", has_text="loss.")
-        while hidden.count():  # the app shows some of them by default
-            before = hidden.count()
-            hidden.first.click(force=True)
-            page.wait_for_timeout(500)
-            assert hidden.count() < before
-        assert "no_norm epochs=2" in page.inner_text("body")
-        assert_drawn(lines(page, f"{CHART} path.unsmoothed-line"), first, losses)
-        assert_drawn(lines(page, f"{CHART} path.smoothed-line.base"), second, losses)
+        compared = ["accuracy.valid", "loss.valid"]
+        for _ in range(2):  # also when the page is loaded again
+            page.wait_for_selector(f"{CHART} path.smoothed-line.base", state="attached")
+            own, other = (lines(page, f"{CHART} path.{kind}") for kind in ("unsmoothed-line", "smoothed-line.base"))
+            assert len(own) == len(other) == 2
+            assert_drawn(own, first, compared)
+            assert "no_norm epochs=2" in page.inner_text("body")
+            assert_labelled(page)
+            page.reload()
+        page.locator("[type=range]").fill("0")
+        page.wait_for_timeout(500)
+        assert_drawn(lines(page, f"{CHART} path.smoothed-line.base"), second, compared)
 
     assert visit.errors == []
     assert visit.hosts == {"127.0.0.1"}
+
+
+def test_a_running_run_is_refreshed(visit: Visit, work: Path, begin: Begin, data_path: Path, start: Start) -> None:
+    """The run's page and the list, opened while it is running, show its end within seconds, without being reloaded."""
+    settings = ["epochs=12", "train_samples=1000", "valid_samples=500", "device.use_cuda=false"]
+    with start() as dashboard, begin(*settings, f"data_path={data_path}") as training:
+        wait_until(lambda: len(dashboard.runs()) == 1)
+        (run,) = runs(work)
+        page, listed = visit.page, visit.page.context.new_page()
+        page.goto(f"{dashboard.url}/run/{run.name}")
+        listed.goto(dashboard.url)
+        for shown in (page, listed):
+            shown.wait_for_selector("text=experiment is running")
+            shown.evaluate("window.isFirst = true")
+        assert training.poll() is None
+        wait_until(lambda: training.poll() == 0, 120)
+        for shown in (page, listed):
+            shown.bring_to_front()
+            shown.wait_for_selector("text=completed", timeout=30_000)
+            assert shown.evaluate("window.isFirst")
+        _, (accuracy,) = metrics(run)["accuracy.test"][-1]
+        assert f"accuracy {accuracy:.2%} after 12 epochs" in listed.inner_text("body")
+        page.bring_to_front()
+        page.wait_for_selector("text=norm3: running variance, percentiles over channels")
+        names = sorted(logged(run))
+        page.wait_for_function(
+            "count => document.querySelectorAll('svg:not(.sparkline) path.unsmoothed-line').length === count",
+            arg=len(names) + len([name for name in names if name.startswith("accuracy.")]),
+        )
+        assert_drawn(lines(page, f"{CHART} path.unsmoothed-line"), run, names)
+        slow_again = "() => Number(document.querySelector('.time-remaining').innerText) > 5"
+        listed.bring_to_front()
+        listed.wait_for_function(slow_again)
+    assert visit.errors == []
 
 
 def test_a_visit_records_hosts_and_errors(visit: Visit) -> None:

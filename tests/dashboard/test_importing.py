@@ -9,17 +9,15 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
-from tests.conftest import Begin, Run, metrics, runs
-from tests.dashboard.conftest import Dashboard, Start
+from tests.conftest import Begin, Run, runs
+from tests.dashboard.conftest import Dashboard, Start, logged, wait_until
 
 
 def plotted(dashboard: Dashboard, uuid: str) -> dict[str, tuple[list[float], list[float]]]:
@@ -30,25 +28,6 @@ def plotted(dashboard: Dashboard, uuid: str) -> dict[str, tuple[list[float], lis
         return [float(number) for number in np.frombuffer(base64.b64decode(text), np.float32)]
 
     return {series["name"]: (decoded(series["step"]), decoded(series["value"])) for series in answer["series"]}
-
-
-def logged(run: Path) -> dict[str, tuple[list[float], list[float]]]:
-    """The same from the run's log: the mean over channels is shown."""
-
-    def float32(numbers: list[Any]) -> list[float]:
-        return [float(number) for number in np.array(numbers, np.float32)]
-
-    return {
-        name: (float32([step for step, _ in points]), float32([np.mean(values) for _, values in points]))
-        for name, points in metrics(run).items()
-    }
-
-
-def wait_until(holds: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "timed out"
-        time.sleep(0.2)
 
 
 def test_a_run_is_imported_completely(run: Path, start: Start) -> None:
@@ -91,6 +70,17 @@ def test_a_partly_imported_run_is_completed(run: Path, start: Start) -> None:
         (run / "run_log.jsonl").write_bytes(end)
         wait_until(lambda: plotted(dashboard, run.name) == logged(run))
         wait_until(lambda: dashboard.runs()[0]["run_status"]["status"] == "completed")
+
+
+def test_settings_that_are_written_later_are_in_the_name(run: Path, start: Start) -> None:
+    """A run is imported as soon as it has a folder, and its settings change when it is trained for longer."""
+    configs = (run / "configs.yaml").read_text()
+    (run / "configs.yaml").unlink()
+    with start() as dashboard:
+        assert dashboard.runs()[0]["name"] == "batch_norm"
+        (run / "configs.yaml").write_text(configs)
+        wait_until(lambda: "epochs=1 train_samples=6000" in dashboard.runs()[0]["name"])
+        assert "epochs" in dashboard.get(f"run/{run.name}")["selected_configs"]
 
 
 def logged_in_complete_lines(run: Path) -> dict[str, tuple[list[float], list[float]]]:

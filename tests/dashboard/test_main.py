@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from labml_bn import dashboard
 from tests.conftest import Run
 from tests.dashboard.conftest import Start
 
@@ -14,9 +15,11 @@ from tests.dashboard.conftest import Start
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["--port", "99999"], 1, "cannot open port 99999"),
+        (["--port", "99999"], 2, "error: --port 99999: a port is a number from 0 to 65535"),
+        (["--port", "-1"], 2, "error: --port -1: a port is a number from 0 to 65535"),
         (["--port", "http"], 2, "invalid int value: 'http'"),
         (["--no-browser", "--logs", "file"], 1, "cannot create the folder"),
+        (["--logs", "typo"], 1, "error: there is no folder typo"),
         (["somewhere"], 2, "unrecognized arguments: somewhere"),
     ],
 )
@@ -25,6 +28,7 @@ def test_wrong_use(work: Path, command: Run, arguments: list[str], status: int, 
     done = command("dashboard", *arguments)
     assert (done.returncode, len(done.stderr.splitlines())) == (status, 1)
     assert message in done.stderr
+    assert [path.name for path in work.iterdir()] == ["file"]
 
 
 def test_a_taken_port(command: Run) -> None:
@@ -73,7 +77,7 @@ from labml_bn import dashboard
 from labml_bn.dashboard import database, server
 transaction, imported = database.open_with_runs(Path("logs"), restore=False)
 assert imported == 1
-server.make_app(5005, transaction, "token")
+server.make_app(5005, Path("logs"), transaction, "token")
 for module in pkgutil.iter_modules(dashboard.__path__):
     importlib.import_module(f"labml_bn.dashboard.{module.name}")
 print(*sys.modules)
@@ -84,8 +88,17 @@ def test_neither_torch_nor_training_is_loaded(run: Path, work: Path) -> None:
     """Importing a run and setting up the server, with all modules of the dashboard."""
     done = subprocess.run([sys.executable, "-c", LOADED], cwd=work, capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
-    modules = ("address", "assets", "database", "importing", "server", "store", "__main__")
+    modules = {path.stem for path in Path(dashboard.__file__).parent.glob("*.py")} - {"__init__"}
+    assert len(modules) > 7
     assert loaded >= {f"labml_bn.dashboard.{name}" for name in modules}
-    assert not loaded & {"torch", "torchvision", "labml", "labml.experiment", "labml_helpers", "labml_bn.training"}
+    assert not loaded & {
+        "matplotlib",
+        "torch",
+        "torchvision",
+        "labml",
+        "labml.experiment",
+        "labml_helpers",
+        "labml_bn.training",
+    }
     rooms = {name.split(".")[1] for name in loaded if name.startswith("labml_bn.")}
     assert rooms == {"cli", "dashboard", "records", "settings"}

@@ -74,7 +74,6 @@ def test_only_its_own_page_is_answered(run: Path, work: Path, start: Start) -> N
 
         # A response to a failed request has no internal details, and nothing has changed for the next request.
         for method, path, sent in (
-            ("POST", "/api/v1/run/no-such-run", '{"name": "x"}'),
             ("POST", f"/api/v1/metrics/{run.name}", "not json"),
             ("POST", f"/api/v1/metrics/preferences/{run.name}", "{}"),
         ):

@@ -88,6 +88,41 @@ WAYS = [
 ]
 
 
+#: By how much of 255 the light falls, with x and y from -1 to 1: in a direction, towards the edges, away from a lamp.
+LIGHTS = {
+    "right": lambda x, y: 110 * (x + 1) / 2,
+    "up": lambda x, y: 110 * (1 - y) / 2,
+    "corner": lambda x, y: 110 * (x + y + 2) / 4,
+    "edges": lambda x, y: 110 * (x**2 + y**2) / 2,
+    "lamp": lambda x, y: 110 * (1 - np.exp(-((x - 0.4) ** 2 + (y + 0.3) ** 2) / 0.5)),
+}
+
+
+def in_light(image: Any, light: Any) -> Any:
+    """A photograph of a digit on paper, in this light."""
+    paper = 225 - np.asarray(in_a_corner(image).resize((300, 300)).point(lambda v: 230 - v), dtype=np.float64) * 0.5
+    y, x = np.mgrid[-1:1:300j, -1:1:300j]
+    noise = np.random.default_rng(0).normal(scale=3, size=paper.shape)
+    return Image.fromarray((paper - light(x, y) + noise).clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("light", LIGHTS)
+def test_uneven_light(light: str, trained: Path, test_set: ImageSet, tmp_path: Path) -> None:
+    """Nearly all digits that are recognized in even light are recognized in this one."""
+    network = load_weights(trained / WEIGHTS).model
+    right = []
+    for shade in (LIGHTS[light], lambda x, y: 0 * x):
+        read = []
+        for pixels in test_set.images[:60]:
+            in_light(Image.fromarray(pixels.numpy()), shade).save(tmp_path / "photo.png")
+            read.append(read_digit(tmp_path / "photo.png"))
+        images, labels = ImageSet.of("MNIST", torch.stack(read), test_set.labels[:60], torch.float32).batch(slice(None))
+        with torch.no_grad():
+            right.append((network(images).argmax(1) == labels).sum().item())
+    assert right[1] >= 54
+    assert right[0] >= right[1] - 2
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_real_digits(way: Any, trained: Path, test_set: ImageSet, tmp_path: Path) -> None:
     """Whatever the form, a digit is recognized about as well as the original."""

@@ -285,7 +285,7 @@ def test_a_damaged_file_is_never_used(data_path: Path, only: Callable[..., None]
         file.seek(5000)
         file.write(b"\xff")
     with pytest.raises(UserError, match="t10k-images-idx3-ubyte"):
-        load("MNIST", tmp_path, train=True, samples=10, device=torch.device("cpu"), dtype=torch.float32)
+        load("MNIST", tmp_path, "train", samples=10, device=torch.device("cpu"), dtype=torch.float32)
 
 
 def test_two_processes_download_once(mirror: Mirror, tmp_path: Path) -> None:

@@ -1,18 +1,19 @@
 """The data set as tensors and batches."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torchvision
 
 from labml_bn.data.augmentation import Augmentation
-from labml_bn.data.mnist import CLASSES, ImageSet, load
+from labml_bn.data.mnist import CLASSES, ImageSet, load, stratified
 
 
 @pytest.fixture(scope="module")
 def train_set(data_path: Path) -> ImageSet:
-    return load("MNIST", data_path, train=True, samples=60_000, device=torch.device("cpu"), dtype=torch.float32)
+    return load("MNIST", data_path, "train", samples=60_000, device=torch.device("cpu"), dtype=torch.float32)
 
 
 def test_the_real_data_set(data_path: Path, train_set: ImageSet) -> None:
@@ -24,7 +25,7 @@ def test_the_real_data_set(data_path: Path, train_set: ImageSet) -> None:
     pixels = train_set.images.double() / 255
     assert pixels.mean().item() == pytest.approx(train_set.mean, abs=5e-5)
     assert pixels.std().item() == pytest.approx(train_set.std, abs=5e-5)
-    test = load("MNIST", data_path, train=False, samples=100, device=torch.device("cpu"), dtype=torch.float64)
+    test = load("MNIST", data_path, "test", samples=100, device=torch.device("cpu"), dtype=torch.float64)
     assert len(test) == 100
     assert test.labels[:10].tolist() == [7, 2, 1, 0, 4, 1, 4, 9, 5, 9]
     assert next(iter(test.batches(10)))[0].dtype == torch.float64
@@ -33,7 +34,14 @@ def test_the_real_data_set(data_path: Path, train_set: ImageSet) -> None:
 @pytest.mark.parametrize("train", [True, False])
 def test_as_torchvision_reads_them(data_path: Path, train: bool) -> None:
     theirs = torchvision.datasets.MNIST(data_path, train=train)
-    ours = load("MNIST", data_path, train=train, samples=60_000, device=torch.device("cpu"), dtype=torch.float32)
+    ours = load(
+        "MNIST",
+        data_path,
+        "train" if train else "test",
+        samples=60_000,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+    )
     assert torch.equal(ours.images, theirs.data)
     assert torch.equal(ours.labels, theirs.targets)
 
@@ -94,5 +102,32 @@ def test_only_verified_files_are_read(data_path: Path, tmp_path: Path) -> None:
     for name in ("training.pt", "test.pt"):
         black = (torch.zeros(100, 28, 28, dtype=torch.uint8), torch.full((100,), 7))
         torch.save(black, tmp_path / "MNIST" / "processed" / name)
-    train_set = load("MNIST", tmp_path, train=True, samples=5, device=torch.device("cpu"), dtype=torch.float32)
+    train_set = load("MNIST", tmp_path, "train", samples=5, device=torch.device("cpu"), dtype=torch.float32)
     assert train_set.labels.tolist() == [5, 0, 4, 1, 9]
+
+
+@pytest.mark.parametrize("count", [10, 1000, 10_003, 59_999])
+def test_a_stratified_sample(train_set: ImageSet, count: int) -> None:
+    """Each class has its share, up to rounding; the seed chooses, and nothing else."""
+    chosen = stratified(train_set.labels, count, seed=3)
+    assert int(chosen.sum()) == count
+    expected = train_set.labels.bincount() * count / 60_000
+    assert (train_set.labels[chosen].bincount(minlength=10) - expected).abs().max() <= 1
+    assert torch.equal(chosen, stratified(train_set.labels, count, seed=3))
+    assert not torch.equal(chosen, stratified(train_set.labels, count, seed=4))
+
+
+def test_held_out_images(data_path: Path, train_set: ImageSet) -> None:
+    """Held-out and other training images are all of them, none twice; the first of the others are trained on."""
+    given: dict[str, Any] = {"device": torch.device("cpu"), "dtype": torch.float32, "seed": 1}
+    held_out = load("MNIST", data_path, "held_out", samples=1000, held_out=1000, **given)
+    others = load("MNIST", data_path, "train", samples=60_000, held_out=1000, **given)
+    assert (len(held_out), len(others)) == (1000, 59_000)
+    chosen = stratified(train_set.labels, 1000, seed=1)
+    for part, index in ((held_out, chosen), (others, ~chosen)):
+        assert torch.equal(part.images, train_set.images[index])
+        assert torch.equal(part.labels, train_set.labels[index])
+    few = load("MNIST", data_path, "train", samples=100, held_out=1000, **given)
+    assert torch.equal(few.images, others.images[:100])
+    test = load("MNIST", data_path, "test", samples=100, **given)
+    assert torch.equal(test.images, load("MNIST", data_path, "test", samples=100, held_out=1000, **given).images)

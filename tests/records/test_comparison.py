@@ -36,6 +36,16 @@ def test_the_curves_are_the_logged_ones(logs: Path) -> None:
         np.testing.assert_allclose(np.asarray(axes.lines[0].get_ydata()), np.median(logged[name].values, axis=1))
 
 
+def test_seeds_are_shown(trained: Path, tmp_path: Path) -> None:
+    """Also the default one, if another run has another."""
+    settings: dict[str, dict[str, Any]] = {"aaaa0000": {}, "bbbb0000": {"seed.seed": 7, "channels_last": False}}
+    runs = [read_run(another(trained, tmp_path, uuid, **changes)) for uuid, changes in settings.items()]
+    compared = Comparison(runs)
+    shown = ["aaaa0000 batch_norm seed=5", "bbbb0000 batch_norm channels_last=false seed=7"]
+    assert names(compared.figure().axes[2]) == shown
+    assert [row[7:] for row in compared.rows()] == [["channels_last", "seed"], ["true", "5"], ["false", "7"]]
+
+
 LONG = {
     "train_batch_size": 12345,
     "valid_batch_size": 12345,

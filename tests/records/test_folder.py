@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
-from labml_bn.cli.errors import UserError
-from labml_bn.records.folder import find_run, find_runs, list_runs
+from labml_bn.cli.errors import UsageError, UserError
+from labml_bn.records.folder import find_data, find_run, find_runs, list_checkpoints, list_runs
 
 
 @pytest.fixture
@@ -40,11 +41,91 @@ def test_by_name(logs: Path, name: str, found: str) -> None:
     assert find_run(name, logs) == logs / "batch_norm" / found
 
 
-def test_latest_that_has_a_file(logs: Path) -> None:
-    (logs / "batch_norm" / "aa11" / "weights").touch()
-    assert find_run("latest", logs, having="weights").name == "aa11"
-    with pytest.raises(UserError, match="has figures yet"):
-        find_run("latest", logs, having="figures")
+def test_latest_that_can_be_used(logs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Newer ones are passed over, which is reported; a run that is named is not checked."""
+
+    def check(run: Path) -> None:
+        if run.name not in usable:
+            raise UserError(f"{run} cannot")
+
+    folder = logs / "batch_norm"
+    for usable, report in (
+        (["aa22", "bb"], ""),
+        (["bb"], f"latest is {folder / 'bb'}; newer, but passed over: {folder / 'aa22'} cannot\n"),
+        (["aa11"], f"latest is {folder / 'aa11'}; newer, but passed over: {folder / 'aa22'} cannot; 1 more\n"),
+    ):
+        assert find_run("latest", logs, check).name == usable[0]
+        assert capsys.readouterr().err == report
+    usable = []
+    with pytest.raises(UserError, match=r"^no run in .*logs can be used; the newest: .*aa22 cannot$"):
+        find_run("latest", logs, check)
+    assert find_run("bb", logs, check).name == "bb"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["latest:2", "latest:0", "latest:"])
+def test_several_where_one_is_needed(logs: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=f"^{name} means several runs, and this command takes one"):
+        find_run(name, logs)
+
+
+def test_list_checkpoints(tmp_path: Path) -> None:
+    assert list_checkpoints(tmp_path) == []
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("000000000100.pt", "000000002000.pt", ".000000003000.part.pt", "notes.pt"):
+        (tmp_path / "checkpoints" / name).touch()
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["000000002000.pt", "000000000100.pt"]
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project with a run and a data folder, which is a link; and other folders."""
+    for name in ("mnist", "project/logs/batch_norm/aa", "project/deeper", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "project" / "data").symlink_to(tmp_path / "mnist")
+    return tmp_path / "project"
+
+
+def record_data(run: Path, folder: object) -> None:
+    (run / "configs.yaml").write_text(yaml.safe_dump({"data_folder": {"computed": folder, "value": None}}))
+
+
+@pytest.mark.parametrize(("here", "found"), [(".", "data"), ("deeper", "../data"), ("../elsewhere", "../project/data")])
+def test_the_data_folder_of_a_run(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], here: str, found: str
+) -> None:
+    run = project / "logs" / "batch_norm" / "aa"
+    record_data(run, "../../../data")
+    monkeypatch.chdir(project / here)
+    assert find_data(run, "data") == found
+    moved = project.rename(project.parent / "moved")
+    monkeypatch.chdir(moved / "deeper")
+    assert find_data(moved / "logs" / "batch_norm" / "aa", "data") == "../data"
+    assert capsys.readouterr().err == ""
+
+
+def test_a_data_folder_that_no_longer_exists(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = project / "logs" / "batch_norm" / "aa"
+    monkeypatch.chdir(project / "deeper")
+    for recorded, data_path in (("../../../mnist", "mnist"), ("../../../mnist", str(project / "mnist"))):
+        record_data(run, recorded)
+        assert find_data(run, data_path) == "data"
+        assert capsys.readouterr().err == f"the data folder of {run} no longer exists (../mnist): using data\n"
+    monkeypatch.chdir(project)
+    (project / "data").unlink()
+    record_data(run, "../../../data")
+    assert find_data(run, "data") == "data"  # it is downloaded there again, as in the run
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("content", [None, "", "data_folder: 3", "data_folder: {computed: null}", "[1"])
+def test_without_a_record_of_the_data_folder(project: Path, content: str | None) -> None:
+    run = project / "logs" / "batch_norm" / "aa"
+    if content is not None:
+        (run / "configs.yaml").write_text(content)
+    assert find_data(run, "somewhere") == "somewhere"
 
 
 def test_by_folder(logs: Path) -> None:
@@ -88,5 +169,6 @@ def test_several(logs: Path, names: list[str], found: list[str]) -> None:
 def test_several_not_found(logs: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there are no runs in"):
         find_runs(["latest:2"], tmp_path / "none")
-    with pytest.raises(UserError, match="begins with 'latest:x'"):
-        find_runs(["latest:x"], logs)
+    for name in ("latest:x", "latest:0", "latest:", "latest:-1"):
+        with pytest.raises(UsageError, match=f"^{name}: write latest:N for the N newest runs, N at least 1"):
+            find_runs([name], logs)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from labml_bn.records.folder import is_running
-from labml_bn.records.record import Record, read_run, short_uuids
+from labml_bn.records.record import Record, names_of, read_run, short_uuids
 from labml_bn.settings import default
-from tests.conftest import metrics
+from tests.conftest import another, metrics
 
 
 @pytest.fixture
@@ -138,6 +138,32 @@ def test_running_while_the_lock_is_held(run: Path) -> None:
         assert read_run(run).status == "running"
         holder.kill()
     assert read_run(run).status == "killed"
+
+
+def test_a_run_that_ends_while_it_is_read(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is completed, not killed."""
+    end = (run / "run_log.jsonl").read_bytes()
+    (run / "run_log.jsonl").unlink()
+
+    def asked_as_it_ends(folder: Path) -> bool:
+        (folder / "run_log.jsonl").write_bytes(end)
+        return False
+
+    monkeypatch.setattr("labml_bn.records.record.is_running", asked_as_it_ends)
+    assert read_run(run).status == "completed"
+
+
+def test_names(trained: Path, tmp_path: Path) -> None:
+    """Of runs with several seeds, each shows its own."""
+    first, same, other = (
+        another(trained, tmp_path, uuid, "08:00:00", **{"seed.seed": seed})
+        for uuid, seed in {"aa": 5, "bb": 5, "cc": 7}.items()
+    )
+    name = read_run(first).name
+    assert "seed" not in name
+    assert names_of(map(read_run, (first, same))) == {"aa": name, "bb": name}
+    for uuid, seed in {"aa": 5, "cc": 7}.items():
+        assert f" seed={seed} " in names_of(map(read_run, (first, other)))[uuid]
 
 
 def test_short_uuids(run: Path) -> None:

@@ -15,7 +15,7 @@ from labml_bn.trained.weights import WEIGHTS, load_weights
 def test_a_wrong_program_is_refused(trained: Path) -> None:
     """The comparison before the file is written can fail."""
     c = load_weights(trained / WEIGHTS)
-    batches = c.valid_set().batches(500)
+    batches = c.test_set().batches(500)
 
     def right(images: np.ndarray) -> np.ndarray:
         logits: np.ndarray = c.model(torch.from_numpy(images)).detach().numpy()

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from labml_bn.cli.errors import UserError
+from labml_bn.records.folder import list_checkpoints
 from labml_bn.training import checkpoint
 from tests.conftest import Run, metrics, runs
 
@@ -71,7 +72,7 @@ def code(path: Path) -> None:
 )
 def test_a_damaged_checkpoint(run: Path, damage: Callable[[Path], None]) -> None:
     """Falls back to the previous one; if there is none, that is reported."""
-    newest, *others = checkpoint.list_checkpoints(run)
+    newest, *others = list_checkpoints(run)
     damage(newest)
     found = checkpoint.newest(run)
     assert found.state["progress"]["seen"] == int(others[0].stem)
@@ -79,7 +80,7 @@ def test_a_damaged_checkpoint(run: Path, damage: Callable[[Path], None]) -> None
     assert str(newest) in complaint
     for other in others:
         damage(other)
-    with pytest.raises(UserError, match="has no usable checkpoint to resume from: ") as raised:
+    with pytest.raises(UserError, match="has no usable checkpoint: ") as raised:
         checkpoint.newest(run)
     assert "\n" not in str(raised.value)
     assert not Path("evil").exists()
@@ -91,7 +92,7 @@ def test_which_checkpoints_are_kept(train: Run, work: Path, small: list[str]) ->
     (run,) = runs(work)
     accuracies = {step: value for step, (value,) in metrics(run)["accuracy.test"]}
     best = next(step for step, value in accuracies.items() if value == max(accuracies.values()))
-    kept = [int(path.stem) for path in checkpoint.list_checkpoints(run)]
+    kept = [int(path.stem) for path in list_checkpoints(run)]
     assert kept == sorted({5000, best}, reverse=True)
 
 
@@ -100,9 +101,9 @@ def test_interval(train: Run, work: Path, small: list[str], interval: str, saved
     """In epochs, to the nearest validation; one is saved before the first batch, and one at the end."""
     assert train(*small, "epochs=2", "keep=100", f"checkpoint_interval={interval}").returncode == 0
     (run,) = runs(work)
-    kept = sorted(int(path.stem) for path in checkpoint.list_checkpoints(run))
+    kept = sorted(int(path.stem) for path in list_checkpoints(run))
     assert kept == (saved or [0, 256, 512, 768, 1000, 1256, 1512, 1768, 2000])
-    for path in checkpoint.list_checkpoints(run):
+    for path in list_checkpoints(run):
         state = torch.load(path, weights_only=True)
         log = (run / "log.jsonl").read_bytes()[: state["log"]["size"]]
         assert log == b"" or log.endswith(b"\n")
@@ -113,7 +114,7 @@ def test_interval(train: Run, work: Path, small: list[str], interval: str, saved
 def test_interval_with_more_validations_than_steps(train: Run, work: Path, small: list[str]) -> None:
     few = [*small, "train_samples=256", "inner_iterations=10", "epochs=2", "keep=100", "checkpoint_interval=0.3"]
     assert train(*few).returncode == 0
-    kept = sorted(int(path.stem) for path in checkpoint.list_checkpoints(runs(work)[0]))
+    kept = sorted(int(path.stem) for path in list_checkpoints(runs(work)[0]))
     assert kept == [0, 128, 192, 256, 320, 384, 512]  # of 64 images a step: the first after each 0.3 of an epoch
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -16,7 +17,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from labml_bn.records.folder import list_checkpoints
 from labml_bn.records.record import read_run
+from labml_bn.trained.checkpoints import FORMAT
 from labml_bn.training import checkpoint
 from tests.conftest import Run, metrics, runs
 from tests.training.test_checkpoint import flipped
@@ -59,7 +62,7 @@ def assert_checkpoints_are_intact(run: Path) -> None:
     assert paths
     assert all(path.suffix == ".pt" and path.stem.isdecimal() for path in paths), paths  # nothing half-written
     for path in paths:
-        assert torch.load(path, weights_only=True)["format"] == checkpoint.FORMAT
+        assert torch.load(path, weights_only=True)["format"] == FORMAT
 
 
 def test_disk_full_while_saving(disk: Mount, train: Run, work: Path, small: list[str], full_run: Path) -> None:
@@ -129,7 +132,7 @@ def test_file_size_limit(work: Path, environment: dict[str, str], small: list[st
     (run,) = runs(work)
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == []
     assert metrics(run)["accuracy.test"]
-    assert_one_line(train("--resume", run.name), 1, "has no usable checkpoint to resume from")
+    assert_one_line(train("--resume", run.name), 1, "has no usable checkpoint: none was saved")
 
 
 def test_logs_not_writable(disk: Mount, train: Run, small: list[str]) -> None:
@@ -172,7 +175,7 @@ def test_a_damaged_data_file(run: Path, train: Run, work: Path, data_path: Path,
 
 
 def test_falling_back_to_an_earlier_checkpoint(run: Path, train: Run, full_run: Path) -> None:
-    newest = checkpoint.list_checkpoints(run)[0]
+    newest = list_checkpoints(run)[0]
     flipped(newest)
     (run / "model.safetensors").unlink()
     done = train("--resume", "latest")
@@ -184,7 +187,7 @@ def test_falling_back_to_an_earlier_checkpoint(run: Path, train: Run, full_run: 
 
 def test_a_damaged_checkpoint_does_not_displace_good_ones(run: Path, train: Run, work: Path) -> None:
     """The run is resumed from an older one; the checkpoints that it saves from then on are kept."""
-    newest, before, *_ = checkpoint.list_checkpoints(run)
+    newest, before, *_ = list_checkpoints(run)
     flipped(newest)
     (run / "checkpoints" / f".{newest.stem}.part.pt").write_bytes(b"of a process that was killed")
     done = train("--resume", "latest", "epochs=4", "keep=1", "checkpoint_interval=0.25")
@@ -196,7 +199,7 @@ def test_a_damaged_checkpoint_does_not_displace_good_ones(run: Path, train: Run,
 
 
 def test_a_checkpoint_of_another_network(run: Path, train: Run) -> None:
-    for path in checkpoint.list_checkpoints(run):
+    for path in list_checkpoints(run):
         state = torch.load(path, weights_only=True)
         state["model"]["norm1.weight"] = torch.ones(7)
         torch.save(state, path)
@@ -228,7 +231,7 @@ def test_half_a_line_at_the_end_of_the_log(run: Path, train: Run, full_run: Path
 )
 def test_a_non_finite_loss(run: Path, train: Run, parameter: str, first: str) -> None:
     """The run stops at that step and names the first layer with non-finite values and the last good checkpoint."""
-    newest = checkpoint.list_checkpoints(run)[0]
+    newest = list_checkpoints(run)[0]
     state = torch.load(newest, weights_only=True)
     state["model"][parameter][0] = 3e38  # finite, but its products overflow
     torch.save(state, newest)
@@ -289,5 +292,4 @@ def test_a_clock_that_jumps(
     assert 0 < read_run(run).elapsed < 600
     del environment["LD_PRELOAD"]
     shown = command("runs").stdout.splitlines()[1]
-    assert " completed " in shown
-    assert shown.endswith(" s")
+    assert re.search(r" completed .* \d+\.\d s ", shown)

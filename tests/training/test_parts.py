@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from labml_bn.data import augmentation
+from labml_bn.data.mnist import stratified
 from labml_bn.models import ConvNet
 from labml_bn.settings import KEYS, default
 from labml_bn.training.parts import Augmentation, Configs, Device, Optimizer, Seed
@@ -21,7 +22,18 @@ def test_every_setting_is_passed_to_labml() -> None:
 
 
 def test_labml_has_no_other_settings() -> None:
-    computed = {"seed", "device", "optimizer", "augmentation", "train_set", "valid_set", "model", "versions"}
+    computed = {
+        "seed",
+        "device",
+        "optimizer",
+        "augmentation",
+        "train_set",
+        "valid_set",
+        "test_set",
+        "model",
+        "versions",
+        "data_folder",
+    }
     assert set(Configs.__annotations__) - computed == {key for key in KEYS if "." not in key}
     assert set(Device.__annotations__) - {"device"} == {"use_cuda", "cuda_device"}
     keys = {key.removeprefix("optimizer.") for key in KEYS if key.startswith("optimizer.")}
@@ -53,15 +65,16 @@ def test_values_override_defaults(data_path: Path) -> None:
     assert (len(c.train_set), len(c.valid_set)) == (100, 10_000)
 
 
-@pytest.mark.parametrize(("train_samples", "left"), [(60_000, 59_000), (100, 100)])
-def test_held_out_images(data_path: Path, train_samples: int, left: int) -> None:
-    """The last training images are validated on, and not trained on."""
-    every, held_out = Configs(), Configs()
-    every._set_values({"data_path": str(data_path)})
-    held_out._set_values({"data_path": str(data_path), "held_out": 1000, "train_samples": train_samples})
-    assert torch.equal(held_out.valid_set.images, every.train_set.images[-1000:])
-    assert torch.equal(held_out.valid_set.labels, every.train_set.labels[-1000:])
-    assert torch.equal(held_out.train_set.images, every.train_set.images[:left])
+def test_held_out_images(data_path: Path) -> None:
+    """They are validated on, and not trained on; the test images stay as they are."""
+    every, c = Configs(), Configs()
+    every._set_values({"data_path": str(data_path), "valid_samples": 500})
+    c._set_values({"data_path": str(data_path), "held_out": 1000, "valid_samples": 500, "seed.seed": 7})
+    chosen = stratified(every.train_set.labels, 1000, seed=7)
+    assert torch.equal(c.valid_set.images, every.train_set.images[chosen])
+    assert torch.equal(c.train_set.images, every.train_set.images[~chosen])
+    assert torch.equal(c.test_set.images, every.test_set.images)
+    assert every.valid_set is every.test_set
 
 
 def test_the_augmentation() -> None:

@@ -15,7 +15,7 @@ import yaml
 from safetensors.torch import load_file
 
 from labml_bn.records.record import read_run
-from labml_bn.training import checkpoint
+from labml_bn.training import checkpoint, run
 from tests.conftest import SMALL, Begin, Run, metrics, runs
 
 
@@ -53,11 +53,12 @@ def test_ended_by_a_signal(
     command = f"--resume logs/batch_norm/{run.name}"
     assert (process.returncode, error) == (status, f"interrupted: resume with: python -m labml_bn.train {command}\n")
     assert read_run(run).status == "interrupted"
-    assert metrics(run)["loss.train"]
+    epoch, step = divmod(len(metrics(run)["loss.train"]), 16)  # steps taken
     started = yaml.safe_load((run / "run.yaml").read_text())
 
     done = train(*command.split())
     assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[1] == f"Resuming in epoch {epoch + 1} of 3, at step {step + 1} of 16"
     assert "Final accuracy" in done.stdout
     assert runs(work) == [run]
     assert yaml.safe_load((run / "run.yaml").read_text()) == started
@@ -100,6 +101,61 @@ def test_unusual_settings(
     if not more:
         done = command("export", run, "digits.onnx")
         assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_reader_of_the_output_goes(begin: Begin, work: Path, small: list[str], full_run: Path) -> None:
+    """`train | head -2`: the run goes on, quietly, to its end."""
+    process = begin(*small)
+    assert process.stdout is not None
+    wait_for(process, "epoch 1/3 step 4")
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == ""
+    assert process.wait(timeout=60) == 0
+    (run,) = runs(work)
+    assert_same(run, full_run)
+
+
+def test_a_run_that_has_learned_nothing(train: Run, small: list[str]) -> None:
+    remark = "This is what guessing gives: the network has learned nothing. Try a lower optimizer.learning_rate."
+    high = ["optimizer.optimizer=SGD", "optimizer.learning_rate=1000", "norm=none", "epochs=1", "dtype=float64"]
+    assert remark in train(*small, *high).stdout.splitlines()
+    assert remark not in train(*small, "epochs=1").stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("correct", "images", "guessing"),
+    [
+        (980, 10_000, True),
+        (1135, 10_000, True),
+        (1229, 10_000, True),
+        (1231, 10_000, False),
+        (40, 200, False),
+        (1, 2, False),
+    ],
+)
+def test_guessing(correct: int, images: int, guessing: bool) -> None:
+    """No better than always answering with the class of 11.35 % of the images: below that and three standard errors."""
+    labels = torch.cat((torch.ones(round(0.1135 * images)), torch.arange(images - round(0.1135 * images)) % 9 + 2))
+    assert run.is_guessing(correct / images, labels.long()) == guessing
+
+
+def test_held_out_images_choose(train: Run, work: Path, small: list[str]) -> None:
+    """They are validated on, and the best checkpoint is theirs. The test images are evaluated as without them."""
+    done = train(*small, "held_out=1000", "optimizer.learning_rate=0.02")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "validated on the 1000 held out" in done.stdout
+    (folder,) = runs(work)
+    logged = metrics(folder)
+    held_out, test, valid = (logged[f"accuracy.{name}"] for name in ("held_out", "test", "valid"))
+    assert [len(series) for series in (held_out, test, valid)] == [3, 3, 12]
+    by_epoch = [sum(values[0] for _, values in valid[4 * epoch : 4 * epoch + 4]) / 4 for epoch in range(3)]
+    assert by_epoch != [values[0] for _, values in test]
+    state = torch.load(max((folder / "checkpoints").iterdir()), weights_only=True)
+    best = max(held_out, key=lambda point: point[1][0])
+    assert state["best"] == {"name": f"{best[0]:012}.pt", "accuracy": pytest.approx(best[1][0])}
+    settings = yaml.safe_load((folder / "configs.yaml").read_text())
+    assert settings["held_out"]["value"] == 1000
 
 
 def test_without_a_compiler(train: Run, work: Path, environment: dict[str, str], small: list[str]) -> None:
@@ -294,7 +350,7 @@ def test_a_finished_run_is_reported(full_run: Path, work: Path, train: Run) -> N
         ("norm=none", "error: norm=none cannot be changed when resuming (norm was batch_norm); only epochs,"),
         ("train_samples=500", "error: train_samples=500 cannot be changed when resuming (train_samples was 1000)"),
         ("optimizer.learning_rate=0.1", "error: optimizer.learning_rate=0.1 cannot be changed when resuming"),
-        ("compile=true", "error: compile=True cannot be changed when resuming (compile was False)"),
+        ("compile=true", "error: compile=true cannot be changed when resuming (compile was false)"),
         ("inner_iterations=2", "error: inner_iterations=2 cannot be changed when resuming"),
         ("epochs=2", "error: epochs=2: the run is already in epoch 3"),
     ],
@@ -319,7 +375,7 @@ def test_no_such_run(train: Run, full_run: Path, work: Path) -> None:
         checkpoints.unlink()
     done = train("--resume", full_run.name)
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
-    assert "has no usable checkpoint to resume from: it ended before the first was saved" in done.stderr
+    assert "has no usable checkpoint: none was saved" in done.stderr
 
 
 @pytest.fixture

@@ -1,0 +1,163 @@
+"""The list of runs, and what the user writes about one: it is kept in the run's folder, not only in the database."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from labml_bn.records.folder import locked
+from tests.conftest import metrics
+from tests.dashboard.conftest import Dashboard, Start, wait_until
+
+WRITTEN = {"name": "mine", "comment": "against the other", "note": "looked at: γ\ntwice", "favourite_configs": ["norm"]}
+
+
+def delete_database(work: Path) -> None:
+    for path in (work / "logs").glob("dashboard.sqlite*"):
+        path.unlink()
+
+
+def shown(dashboard: Dashboard, run: Path) -> dict[str, Any]:
+    """What the page shows of what was written."""
+    answer = dashboard.get(f"run/{run.name}")
+    return {name: answer[name] for name in WRITTEN}
+
+
+def test_what_was_written_survives_the_database(run: Path, work: Path, start: Start) -> None:
+    with start() as dashboard:
+        before = shown(dashboard, run)
+        dashboard.post(f"run/{run.name}", WRITTEN)
+        assert shown(dashboard, run) == WRITTEN
+        dashboard.post(f"run/{run.name}", {"comment": ""})
+        dashboard.post(f"run/{run.name}", {"name": "mine", "comment": "against the other"})
+    delete_database(work)
+    with start() as dashboard:
+        assert shown(dashboard, run) == WRITTEN
+        assert dashboard.runs()[0]["name"] == "mine"
+        # What is written to the file by hand, or by another dashboard, is shown too.
+        (run / "notes.json").write_text(json.dumps(before))
+        wait_until(lambda: shown(dashboard, run) == before)
+
+
+def test_what_is_unchanged_is_not_written(run: Path, start: Start) -> None:
+    """The page sends the name with every note; it is generated as long as the user has not changed it."""
+    with start() as dashboard:
+        name = shown(dashboard, run)["name"]
+        dashboard.post(f"run/{run.name}", {"name": name, "comment": "", "note": ""})
+        assert not (run / "notes.json").exists()
+        dashboard.post(f"run/{run.name}", {"name": name, "comment": "", "note": "mine"})
+    assert json.loads((run / "notes.json").read_text()) == {"note": "mine"}
+
+
+def test_a_note_on_a_running_run(run: Path, work: Path, start: Start) -> None:
+    with locked(run):
+        with start() as dashboard:
+            assert dashboard.runs()[0]["run_status"]["status"] == "in progress"
+            dashboard.post(f"run/{run.name}", {"note": "mine"})
+            with (run / "log.jsonl").open("a") as log:
+                log.write(json.dumps({"track": {"accuracy.test": [[12000, [0.5]]]}, "time": 0}) + "\n")
+            wait_until(lambda: "accuracy 50.00%" in dashboard.runs()[0]["comment"])
+            assert shown(dashboard, run)["note"] == "mine"
+        delete_database(work)
+        with start() as dashboard:
+            assert shown(dashboard, run)["note"] == "mine"
+
+
+def test_a_note_that_cannot_be_written_is_refused(run: Path, start: Start) -> None:
+    (run / "notes.json").mkdir()  # for root, no folder is read-only
+    with start() as dashboard:
+        before = shown(dashboard, run)
+        status, _, body = dashboard.request("POST", f"/api/v1/run/{run.name}", json.dumps({"note": "lost"}))
+        assert (status, json.loads(body)) == (
+            409,
+            {"error": "not saved: cannot write notes.json to the run's folder: Is a directory"},
+        )
+        assert shown(dashboard, run) == before
+        shutil.rmtree(run)
+        status, _, body = dashboard.request("POST", f"/api/v1/run/{run.name}", json.dumps({"note": "lost"}))
+        assert status == 409
+        assert json.loads(body)["error"].endswith("the folder does not exist")
+
+
+def test_wrong_changes_are_refused(run: Path, start: Start) -> None:
+    with start() as dashboard:
+        before = dashboard.get(f"run/{run.name}")
+        for sent in (
+            "nonsense",
+            "[]",
+            '"note"',
+            '{"note": 5}',
+            '{"run_uuid": "x"}',
+            '{"note": "\\ud800"}',
+            '{"note": null}',
+        ):
+            status, _, body = dashboard.request("POST", f"/api/v1/run/{run.name}", sent)
+            assert status == 400
+            assert b"can be changed" in body
+        for path in ("/api/v1/run/no-such-run", "/api/v1/run/..%2f..%2fetc"):
+            assert dashboard.request("POST", path, '{"note": "x"}')[0] in {404, 405}
+            assert dashboard.request("GET", path)[0] == 404
+        assert dashboard.get(f"run/{run.name}") == before
+    assert not (run / "notes.json").exists()
+
+
+def test_the_list_has_the_id_and_the_result(run: Path, start: Start) -> None:
+    """Each setting is in it once, in the name."""
+    _, (accuracy,) = metrics(run)["accuracy.test"][-1]
+    expected = f"{run.name[:8]}, accuracy {accuracy:.2%} after 1 epoch"
+    assert yaml.safe_load((run / "run.yaml").read_text())["comment"]  # the settings, as training records them
+    with start() as dashboard:
+        (listed,) = dashboard.runs()
+        assert listed["name"] == "batch_norm epochs=1 train_samples=6000 valid_samples=2000 use_cuda=false"
+        assert listed["comment"] == expected
+        assert dashboard.get(f"run/{run.name}")["comment"] == ""
+        assert dashboard.get(f"run/{run.name}")["tags"] == []
+        dashboard.post(f"run/{run.name}", {"comment": "mine"})
+        assert dashboard.runs()[0]["comment"] == f"{expected}, mine"
+
+
+@pytest.mark.parametrize("log", ["", '{"track": {"accuracy.test": [[6000, [NaN]]]}}\n'])
+def test_a_run_without_a_result(run: Path, start: Start, log: str) -> None:
+    (run / "log.jsonl").write_text(log)
+    with start() as dashboard:
+        assert dashboard.runs()[0]["comment"] == run.name[:8]
+
+
+def test_tags_of_the_user_are_shown(run: Path, start: Start) -> None:
+    info = yaml.safe_load((run / "run.yaml").read_text())
+    (run / "run.yaml").write_text(yaml.safe_dump({**info, "tags": ["batch", "chosen"]}))
+    with start() as dashboard:
+        assert dashboard.get(f"run/{run.name}")["tags"] == ["batch", "chosen"]
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_the_repository(run: Path, start: Start) -> None:
+    """Its page and commit, for each form of a remote; nothing is printed, whatever is recorded."""
+    page = "https://github.com/owner/name"
+    info = yaml.safe_load((run / "run.yaml").read_text())
+    cases: dict[str, tuple[Any, Any, str, str]] = {
+        "https": (["https://github.com/owner/name"], COMMIT, page, f"{page}/commit/{COMMIT}"),
+        "https-git": (["https://github.com/owner/name.git"], COMMIT, page, f"{page}/commit/{COMMIT}"),
+        "ssh": (["git@github.com:owner/name"], COMMIT, page, f"{page}/commit/{COMMIT}"),
+        "ssh-git": (["git@github.com:owner/name.git"], COMMIT, page, f"{page}/commit/{COMMIT}"),
+        "folder": (["/srv/name"], COMMIT, "", COMMIT),
+        "none": ([], COMMIT, "", COMMIT),
+        "unknown": ([], "unknown", "", ""),
+        "no-commit": (["https://github.com/owner/name"], "unknown", page, ""),
+        "damaged": (5, 5, "", ""),
+    }
+    for name, (remotes, commit, _, _) in cases.items():
+        copy = Path(shutil.copytree(run, run.parent / name))
+        (copy / "run.yaml").write_text(yaml.safe_dump({**info, "repo_remotes": remotes, "commit": commit}))
+    with start() as dashboard:
+        for name, (_, _, repository, commit) in cases.items():
+            answer = dashboard.get(f"run/{name}")
+            assert (answer["repo_remotes"], answer["commit"]) == (repository, commit), name
+        dashboard.process.terminate()
+        output, errors = dashboard.process.communicate(timeout=20)
+        assert (output, errors) == ("", "interrupted\n")
