@@ -117,6 +117,12 @@ KEYS: dict[str, Key] = {
         "how many training images, chosen by the seed, to validate on instead of the test images, and not to train on",
         _between(0, 59_999),
     ),
+    "population_samples": Key(
+        int,
+        0,
+        "after the last epoch, set the running statistics to those of so many undistorted training images; 0: do not",
+        Range("0, or 2 to 60000", lambda value: value == 0 or 2 <= value <= 60_000),
+    ),
     "channels_last": Key(bool, True, "whether images are in channels_last memory format, which is faster"),
     "dtype": Key(str, "float32", "the dtype of weights and activations", ["float32", "float64"]),
     "precision": Key(
@@ -428,6 +434,8 @@ def check_together(settings: Mapping[str, Any]) -> None:
 
     if value("precision") != "full" and value("dtype") != "float32":
         raise UsageError(f"precision={value('precision')} needs dtype=float32, got dtype={value('dtype')}")
+    if value("norm") == "none" and value("population_samples") > 0:
+        raise UsageError(f"population_samples={value('population_samples')} needs a normalization, got norm=none")
     images, batch = training_images(value("train_samples"), value("held_out")), value("train_batch_size")
     if value("norm") != "none" and (batch == 1 or images % batch == 1):
         raise UsageError(

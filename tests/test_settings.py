@@ -38,6 +38,7 @@ def test_defaults_are_the_annotated_experiments() -> None:
         "train_samples": 60_000,
         "valid_samples": 10_000,
         "held_out": 0,
+        "population_samples": 0,
         "channels_last": True,
         "dtype": "float32",
         "precision": "full",
@@ -276,6 +277,8 @@ def test_bfloat16_needs_float32() -> None:
     assert read(["precision=bfloat16"])
     with pytest.raises(UsageError, match=r"precision=bfloat16 needs dtype=float32, got dtype=float64"):
         read(["precision=bfloat16", "dtype=float64"])
+    with pytest.raises(UsageError, match=r"population_samples=100 needs a normalization, got norm=none"):
+        read(["population_samples=100", "norm=none"])
 
 
 def test_a_record_of_an_earlier_version() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from labml_bn.cli.errors import UserError
+from labml_bn.norm import estimate_population
 from labml_bn.norm.hooks import evaluating
 from labml_bn.training import tracking
 from labml_bn.training.forward import make_forward
@@ -186,8 +187,13 @@ class EpochEnd:
 def _end_epoch(c: Configs, p: Progress, valid: Evaluation | None) -> EpochEnd:
     """Evaluate and log all the held-out and all the test images, and move `p` to the start of the next epoch.
 
-    `valid` is the validation at this step. With one validation an epoch it has been of all its images.
+    `valid` is the validation at this step. With one validation an epoch it has been of all its images. After the last
+    epoch, population statistics come first, if they are configured: the running statistics are those of distorted
+    images and, with bfloat16, of rounded activations, which no evaluation has.
     """
+    if c.population_samples > 0 and p.epoch + 1 == c.epochs:
+        estimate_population(c.model, c.train_set.batches(c.valid_batch_size, stop=c.population_samples))
+        valid = None
     if valid is None or valid.images < len(c.valid_set):
         valid = evaluate(c.model, c.valid_set.batches(c.valid_batch_size))
     test = valid

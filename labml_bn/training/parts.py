@@ -85,6 +85,7 @@ class Configs(BaseConfigs):  # type: ignore[misc]
     train_samples: int = default("train_samples")
     valid_samples: int = default("valid_samples")
     held_out: int = default("held_out")
+    population_samples: int = default("population_samples")
     channels_last: bool = default("channels_last")
     dtype: str = default("dtype")
     precision: str = default("precision")

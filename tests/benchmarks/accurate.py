@@ -30,6 +30,7 @@ from tests.benchmarks.measuring import ROOT
 #: What was tried instead: the settings that differ from the config file.
 CANDIDATES = [
     [],
+    ["population_samples=0"],
     ["optimizer.weight_decay=0"],
     ["optimizer.weight_decay=1"],
     ["optimizer.weight_decay=0", "epochs=36"],

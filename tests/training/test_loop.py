@@ -40,6 +40,32 @@ def settings(data_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return {**small, "data_path": str(data_path), "logs_path": str(tmp_path / "logs")}
 
 
+def test_population_statistics(settings: dict[str, object]) -> None:
+    """They are those of the first training images, undistorted, by the last weights; nothing before changes."""
+    settings |= {"augmentation.rotation": 90, "inner_iterations": 1}
+    found = []
+    for samples in (300, 0):
+        c = tracking.prepare({**settings, "population_samples": samples})
+        with tracking.recording() as run:
+            final = train(c, Witness())
+        found.append((c.model, final, metrics(run)))
+    (model, final, logged), (usual, _, expected) = found
+    test = ["loss.test", "accuracy.test"]
+    for name, points in expected.items():
+        assert logged[name][:-1] == points[:-1]
+        assert (logged[name][-1] == points[-1]) is (name not in test)
+    assert final is not None
+    assert logged["loss.test"][-1][1] == [pytest.approx(final.loss)]
+    for (_, one), (_, other) in zip(model.named_parameters(), usual.named_parameters(), strict=True):
+        assert torch.equal(one, other)
+    with torch.no_grad():
+        images = (c.train_set.images[:300, None].double() / 255 - 0.1307) / 0.3081
+        convolved = model.get_submodule("conv1").double()(images)
+    var, mean = torch.var_mean(convolved, (0, 2, 3))
+    torch.testing.assert_close(model.get_buffer("norm1.running_mean").double(), mean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model.get_buffer("norm1.running_var").double(), var, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("batch_size", "parts", "validations"),
     [

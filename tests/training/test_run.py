@@ -70,7 +70,7 @@ UNUSUAL = [
     *("layers=P2-8C3-P2-4C3-30N-20N", "train_samples=1010", "precision=bfloat16", "checkpoint_interval=0.5"),
     *("optimizer.schedule=one_cycle", "optimizer.weight_decay=0.1", "optimizer.learning_rate=0.01"),
     *("augmentation.shift=2", "augmentation.rotation=10", "augmentation.scale=0.1", "augmentation.shear=5"),
-    "augmentation.elastic=1",
+    *("augmentation.elastic=1", "population_samples=300"),
 ]
 
 
