@@ -273,7 +273,7 @@ def test_layers(notation: str, layers: list[tuple[str, int, int, int]]) -> None:
     assert read([f"layers={notation}"]) == {"layers": notation}
 
 
-def test_bfloat16_needs_float32() -> None:
+def test_settings_that_need_others() -> None:
     assert read(["precision=bfloat16"])
     with pytest.raises(UsageError, match=r"precision=bfloat16 needs dtype=float32, got dtype=float64"):
         read(["precision=bfloat16", "dtype=float64"])

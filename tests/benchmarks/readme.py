@@ -24,7 +24,6 @@ ROWS = [
     ("epoch", "an epoch, loop", "plain PyTorch, images in memory, no normalization", "an epoch"),
     ("fast", "an epoch of fast.yaml, loop", "the published recipe", "`train fast`, 99 % in one epoch"),
     ("tracker", "the tracker", "an epoch", "the tracker's share"),
-    ("checkpoint", "a checkpoint", "an epoch", "a checkpoint"),
     ("startup", "a run until its first step", "import torch", "a run until its first step"),
 ]
 
