@@ -19,6 +19,8 @@ COMMANDS = ("train", "runs", "compare", "evaluate", "predict", "export", "dashbo
 def main() -> None:
     """Run the command that is named."""
     arguments = sys.argv[1:]
+    if arguments[:1] == ["help"]:
+        sys.argv[1:] = arguments = ["--help"]
     if not arguments or arguments[0].startswith("-"):
         parser = Parser("labml_bn", f"{__doc__}\n{_commands()}")
         parser.prog = "labml-bn"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from labml_bn.cli import threads
 from labml_bn.cli.command import Parser, run_command
+from labml_bn.cli.errors import UserError
 
 
 def main() -> None:
@@ -34,16 +35,27 @@ def main() -> None:
 
     files = names_in(arguments.save, arguments.images) if arguments.save else []
     source, trained = load_run(arguments.run, arguments.logs, arguments.data, arguments.checkpoint)
-    digits = torch.stack([read_digit(path) for path in arguments.images])
-    predictions = predict(trained, digits)
+    digits = {}
+    for number, path in enumerate(arguments.images):
+        try:
+            digits[number] = read_digit(path)
+        except UserError as error:
+            if len(arguments.images) == 1:
+                raise
+            print(f"{error.label}: {error}", file=sys.stderr)
+    predictions = predict(trained, torch.stack([*digits.values()])) if digits else []
     print(f"{source}: {trained.dataset}, norm={trained.settings['norm']}", file=sys.stderr)
-    for file, digit in zip(files, digits, strict=False):
-        save_digit(file, digit)
-    for path, prediction in zip(arguments.images, predictions, strict=True):
+    for number, prediction in zip(digits, predictions, strict=True):
+        if arguments.save:
+            save_digit(files[number], digits[number])
+        path = arguments.images[number]
         likeliest = ", ".join(f"{name} ({probability:.2%})" for name, probability in prediction.likeliest)
-        distances = f"distance {prediction.distance:.2f}, limit {prediction.limit:.2f}"
+        distances = f"distance {prediction.distance:.3f}, limit {prediction.limit:.3f}"
         unlike = f"; unlike the training images: {distances}" if prediction.unlike else ""
         print(f"{path}: {likeliest}{unlike}")
+    unread = len(arguments.images) - len(digits)
+    if unread:
+        raise UserError(f"{unread} of {len(arguments.images)} images could not be used")
 
 
 if __name__ == "__main__":

@@ -90,6 +90,9 @@ _FRACTION = Range("from 0 to below 1", lambda value: 0 <= value < 1)
 _BETAS = Range("two numbers from 0 to below 1", lambda value: len(value) == 2 and all(0 <= beta < 1 for beta in value))
 _NAME = Range("not empty", lambda value: value != "")
 
+#: What a value of each type is called.
+_NOUNS = {int: "an integer", float: "a number", bool: "true or false", str: "a string", list: "a list like [0.8,0.9]"}
+
 #: Every setting.
 KEYS: dict[str, Key] = {
     "epochs": Key(int, 10, "passes over the training images", _at_least(1)),
@@ -337,9 +340,9 @@ def _is_labmls(content: Mapping[Any, Any]) -> bool:
 
 def _full(name: str) -> str:
     """The key that is written as `name`. Raises UsageError if there is none."""
-    if name not in _FORMS:
+    if name.lower() not in _FORMS:
         raise _unknown(name)
-    return _FORMS[name]
+    return _FORMS[name.lower()]
 
 
 def _flat(content: Mapping[Any, Any], prefix: str = "") -> list[tuple[str, Any]]:
@@ -388,8 +391,8 @@ def _checked(name: str, value: Any) -> Any:
         if not all(isinstance(item, float) for item in value):
             raise UsageError(f"{name} must be a list of numbers, got {reprlib.repr(value)}")
     if not isinstance(value, key.type) or (key.type is int and isinstance(value, bool)):
-        noun = {int: "an integer", float: "a number", bool: "true or false", str: "a string", list: "a list"}
-        raise UsageError(f"{name} must be {noun[key.type]}, got {'nothing' if value is None else reprlib.repr(value)}")
+        noun = _NOUNS[key.type]
+        raise UsageError(f"{name} must be {noun}, got {'nothing' if value is None else reprlib.repr(value)}")
     if isinstance(key.takes, Range):
         if not key.takes.holds(value):
             raise UsageError(f"{name} must be {key.takes.words}, got {reprlib.repr(value)}")

@@ -51,13 +51,12 @@ def main() -> None:
         given = run.settings_of(arguments.like, given)
     finished = run.start(given) if arguments.resume is None else run.resume(arguments.resume, given)
     if finished is None:
-        print("the run had already completed its epochs (epochs=N trains up to N)")
         return
     if finished.test is not None:
         correct = f"{finished.test.correct} of {finished.test.images}"
         print(f"Final accuracy {finished.test.accuracy:.2%} ({correct}) in {duration(finished.elapsed)}")
         if finished.guesses:
-            print("This is what guessing gives: the network has learned nothing. Try a lower optimizer.learning_rate.")
+            print("This cannot be told from guessing: try another learning rate (lr=...) or optimizer, or more epochs.")
     folder, logs = os.path.relpath(finished.folder), os.path.relpath(finished.folder.parent.parent)
     where = "" if logs == "logs" else f" --logs {shlex.quote(logs)}"
     print(f"Run: {folder}")

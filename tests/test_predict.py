@@ -45,12 +45,27 @@ def test_saved_as_seen(command: Run, trained: Path, test_set: ImageSet, work: Pa
     assert [line.split(" (")[0] for line in again.stdout.splitlines()] == ["seen/0.png: 7", "seen/1.png: 2"]
 
 
+def test_some_images_cannot_be_read(command: Run, trained: Path, test_set: ImageSet, work: Path) -> None:
+    """The others are predicted and saved."""
+    Image.fromarray(test_set.images[0].numpy()).save(work / "0.png")
+    Image.new("L", (9, 9)).save(work / "blank.png")
+    Image.fromarray(test_set.images[1].numpy()).save(work / "1.png")
+    done = command("predict", trained, "0.png", "blank.png", "no.png", "1.png", "--save", "seen")
+    assert done.returncode == 1
+    assert [line.split(" (")[0] for line in done.stdout.splitlines()] == ["0.png: 7", "1.png: 2"]
+    assert sorted(path.name for path in (work / "seen").iterdir()) == ["0.png", "1.png"]
+    blank, missing, _, count = done.stderr.splitlines()
+    assert blank == "error: blank.png: the image is blank"
+    assert missing == "error: no.png does not exist"
+    assert count == "error: 2 of 4 images could not be used"
+
+
 def test_an_image_unlike_the_training_images(command: Run, trained: Path, work: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (50, 50), dtype=np.uint8)
     Image.fromarray(noise).save(work / "noise.png")
     done = command("predict", trained, "noise.png")
     assert done.returncode == 0
-    assert re.search(r"\); unlike the training images: distance \d\.\d\d, limit \d\.\d\d$", done.stdout.strip())
+    assert re.search(r"\); unlike the training images: distance \d\.\d{3}, limit \d\.\d{3}$", done.stdout.strip())
 
 
 @pytest.mark.parametrize(

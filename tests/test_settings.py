@@ -142,8 +142,7 @@ def test_name(arguments: list[str], name: str) -> None:
         ("epoch=1", "unknown key 'epoch': did you mean epochs?"),
         ("learning_rat=1", "unknown key 'learning_rat': did you mean optimizer.learning_rate?"),
         ("optimizer.lr=1", "unknown key 'optimizer.lr': did you mean optimizer.learning_rate?"),
-        ("Seed=1", "unknown key 'Seed': did you mean seed.seed?"),
-        ("LR=1", "unknown key 'LR': did you mean optimizer.learning_rate?"),
+        ("Seeds=1", "unknown key 'Seeds': did you mean seed.seed?"),
         ("train-batch-size=1", "unknown key 'train-batch-size': did you mean train_batch_size?"),
         ("lr=abc", "optimizer.learning_rate must be a number, got 'abc'"),
         ("=1", "unknown key ''"),
@@ -159,7 +158,7 @@ def test_name(arguments: list[str], name: str) -> None:
         ("optimizer.learning_rate=nan", "optimizer.learning_rate must be greater than 0, at most 1e6, got nan"),
         ("optimizer.learning_rate=inf", "optimizer.learning_rate must be greater than 0, at most 1e6, got inf"),
         ("optimizer.momentum=1", "optimizer.momentum must be from 0 to below 1, got 1.0"),
-        ("optimizer.betas=0.9", "optimizer.betas must be a list, got 0.9"),
+        ("optimizer.betas=0.9", "optimizer.betas must be a list like [0.8,0.9], got 0.9"),
         ("optimizer.betas=[0.9]", "optimizer.betas must be two numbers from 0 to below 1, got [0.9]"),
         ("optimizer.betas=[a, b]", "optimizer.betas must be a list of numbers, got ['a', 'b']"),
         ("optimizer.optimizer=Noam", "optimizer.optimizer must be one of Adam, SGD, got 'Noam'"),
@@ -173,8 +172,8 @@ def test_name(arguments: list[str], name: str) -> None:
             "optimizer.learning_rate must be greater than 0, at most 1e6, got inf",
         ),
         ("optimizer.learning_rate=1:30", "optimizer.learning_rate must be a number, got '1:30'"),
-        ("optimizer.betas=" + "[" * 5000, "optimizer.betas must be a list, got "),
-        ("optimizer.betas=2001-13-45", "optimizer.betas must be a list, got '2001-13-45'"),
+        ("optimizer.betas=" + "[" * 5000, "optimizer.betas must be a list like [0.8,0.9], got "),
+        ("optimizer.betas=2001-13-45", "optimizer.betas must be a list like [0.8,0.9], got '2001-13-45'"),
         ("device.use_cuda=" + "[" * 5000, "device.use_cuda must be true or false, got "),
         ("data_path=", "data_path must be a string, got nothing"),
         ("dataset=CIFAR10", "dataset must be one of MNIST, FashionMNIST, got 'CIFAR10'"),
@@ -271,6 +270,10 @@ def test_a_batch_of_one_is_fine_without_normalization() -> None:
 def test_layers(notation: str, layers: list[tuple[str, int, int, int]]) -> None:
     assert parsed_layers(notation) == layers
     assert read([f"layers={notation}"]) == {"layers": notation}
+
+
+def test_the_case_of_a_key() -> None:
+    assert read(["BATCH_SIZE=32", "Lr=0.1"]) == {"train_batch_size": 32, "optimizer.learning_rate": 0.1}
 
 
 def test_settings_that_need_others() -> None:

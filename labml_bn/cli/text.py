@@ -61,6 +61,11 @@ def _lines(row: Sequence[Any], widths: Sequence[int], group: range, width: int |
     return textwrap.wrap(line, width, subsequent_indent=" " * before, break_on_hyphens=False)
 
 
+def loss(value: float) -> str:
+    """A loss with four decimals, `0.0342`, or a huge one in scientific notation, `5.04e+32`."""
+    return f"{value:.4f}" if value < 1e6 else f"{value:.2e}"
+
+
 def duration(seconds: float) -> str:
     """A length of time: `42.0 s`, `3 min 5 s`, `1 h 2 min`."""
     if seconds < 60:

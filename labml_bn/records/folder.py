@@ -68,7 +68,7 @@ def find_run(name: str, logs: Path, check: Callable[[Path], object] = lambda run
     if not found:
         raise UserError(f"no run in {logs} begins with {name!r}; the latest is {list_runs(logs)[0].name}")
     if len(found) > 1:
-        names = ", ".join(run.name for run in found[:5])
+        names = ", ".join([*(run.name for run in found[:5]), *(["..."] if len(found) > 5 else [])])
         raise UserError(f"{name!r} is the beginning of {len(found)} runs: {names}")
     return found[0]
 

@@ -34,7 +34,8 @@ class Series:
 
     def percentiles(self) -> NDArray[np.float64]:
         """The `PERCENTILES` over channels at each step, [3, n]."""
-        found: NDArray[np.float64] = np.percentile(self.values, PERCENTILES, axis=1)
+        with np.errstate(invalid="ignore"):  # between infinite values, in a run that diverged
+            found: NDArray[np.float64] = np.percentile(self.values, PERCENTILES, axis=1)
         return found
 
 

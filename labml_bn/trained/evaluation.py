@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from labml_bn.cli import text
 from labml_bn.cli.errors import UsageError, UserError
-from labml_bn.cli.text import table
 from labml_bn.data.mnist import CLASSES, ImageSet
 from labml_bn.norm import estimate_population
 from labml_bn.trained.weights import Trained
@@ -45,8 +45,8 @@ class Classification:
         counts = confusion.view(len(classes), -1).tolist()
         rows = [["true \\ predicted", *classes], *([name, *row] for name, row in zip(classes, counts, strict=True))]
         return (
-            f"test loss {loss:.4f}\n"
-            f"accuracy {correct / n:.2%} ({correct} of {n}), 95% interval {low:.2%} to {high:.2%}\n\n{table(rows)}"
+            f"test loss {text.loss(loss)}\n"
+            f"accuracy {correct / n:.2%} ({correct} of {n}), 95% interval {low:.2%} to {high:.2%}\n\n{text.table(rows)}"
         )
 
 

@@ -3,6 +3,7 @@
 import sys
 import time
 
+from labml_bn.cli import text
 from labml_bn.training.live_line import LiveLine
 from labml_bn.training.loop import Evaluation
 
@@ -46,10 +47,10 @@ class Console:
 
     def validation(self, epoch: int, step: int, loss: float, accuracy: float, valid: Evaluation) -> None:
         """Show the training and validation metrics."""
-        train = f"train loss {loss:.4f} accuracy {accuracy:.2%}"
-        test = f"valid loss {valid.loss:.4f} accuracy {valid.accuracy:.2%}"
+        train = f"train loss {text.loss(loss)} accuracy {accuracy:.2%}"
+        test = f"valid loss {text.loss(valid.loss)} accuracy {valid.accuracy:.2%}"
         if self._live:
-            self._line.set_postfix_str(f"accuracy {valid.accuracy:.2%}, loss {loss:.4f}")
+            self._line.set_postfix_str(f"accuracy {valid.accuracy:.2%}, loss {text.loss(loss)}")
         else:
             where = f"epoch {epoch}/{self._epochs} step {step}/{self._steps}"
             speed = f"{self._seen / (time.monotonic() - self._started):,.0f} images/s"
@@ -59,9 +60,8 @@ class Console:
         """Print a line that stays for each epoch."""
         now = time.monotonic()
         seconds, self._epoch_started = now - self._epoch_started, now
-        self._print(
-            f"epoch {epoch}/{self._epochs}: test loss {test.loss:.4f} accuracy {test.accuracy:.2%}, {seconds:.1f} s"
-        )
+        result = f"test loss {text.loss(test.loss)} accuracy {test.accuracy:.2%}"
+        self._print(f"epoch {epoch}/{self._epochs}: {result}, {seconds:.1f} s")
         self._line.set_description_str(f"epoch {min(epoch + 1, self._epochs)}/{self._epochs}")
 
     def _print(self, line: str) -> None:

@@ -66,10 +66,9 @@ def erase(drawn: int, columns: int) -> str:
     """The control characters that erase a line of `drawn` characters in front of the cursor.
 
     If the terminal is narrower now, it has wrapped the line, and the cursor is in its last row. xterm and screen cut it
-    off instead.
+    off instead. Row by row, because tmux keeps what is erased with all that follows.
     """
     rows = max(1, math.ceil(drawn / columns))
     if "XTERM_VERSION" in os.environ or "STY" in os.environ:
         rows = 1
-    up = f"\033[{rows - 1}A" if rows > 1 else ""
-    return f"\r{up}\033[J"
+    return "\r" + "\033[K\033[A" * (rows - 1) + "\033[K"

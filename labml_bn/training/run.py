@@ -70,16 +70,27 @@ def settings_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
 def resume(name: str, given: dict[str, Any]) -> Finished | None:
     """Resume the run that `name` means, with the settings `given`. Returns None if it was already finished.
 
+    `latest` is the newest with something left to do, if there is one.
     Raises UsageError for a setting that cannot change, UserError without a usable checkpoint or if the run is in use.
     """
     logs = resolve_folder(given.pop("logs_path", default("logs_path")))
-    run = find_run(name, logs, check_saved).resolve()
+
+    def check(run: Path) -> None:
+        check_saved(run)
+        if "epochs" not in given and (run / WEIGHTS).is_file():
+            raise UserError(f"{run} has completed its epochs")
+
+    try:
+        run = find_run(name, logs, check).resolve()
+    except UserError:  # none has anything left to do
+        run = find_run(name, logs, check_saved).resolve()
     with locked(run):
         found = checkpoint.newest(run)
         for complaint in found.complaints:
             print(f"warning: {complaint}; falling back to an earlier checkpoint", file=sys.stderr)
         settings = checkpoint.changed(run, found.state, given)
         if found.state["progress"]["epoch"] == settings["epochs"] and (run / WEIGHTS).is_file():
+            print(f"{relative_path(run)} had already completed its epochs (epochs=N trains up to N)")
             return None
         return _train(settings, run, found.state)
 
@@ -115,6 +126,8 @@ def _train(settings: Mapping[str, Any], run: Path | None = None, state: dict[str
                     (folder / WEIGHTS).unlink(missing_ok=True)
                 with Console(c.epochs, len(c.train_set), c.train_batch_size, progress.seen) as console:
                     test = loop.train(c, console, progress, checkpoints.save, stop)
+                if test is None:  # it was interrupted after its last epoch
+                    test = loop.evaluate(c.model, c.test_set.batches(c.valid_batch_size))
                 save_weights(folder / WEIGHTS, c.model, complete(settings))
         except KeyboardInterrupt as interrupt:
             command = f"python -m labml_bn.train --resume {shlex.quote(os.path.relpath(folder))}"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from labml_bn.cli.text import duration, table, terminal_width
+from labml_bn.cli.text import duration, loss, table, terminal_width
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,11 @@ from labml_bn.cli.text import duration, table, terminal_width
 )
 def test_duration(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+@pytest.mark.parametrize(("value", "words"), [(0.03416, "0.0342"), (999_999.0, "999999.0000"), (5.04e32, "5.04e+32")])
+def test_loss(value: float, words: str) -> None:
+    assert loss(value) == words
 
 
 ROWS: list[list[Any]] = [

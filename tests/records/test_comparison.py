@@ -1,5 +1,6 @@
 """The figure that compares runs: its curves are the logged metrics, and up to twenty runs can be distinguished."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from matplotlib.axes import Axes
 
 from labml_bn.records.comparison import Comparison
 from labml_bn.records.record import read_run
-from tests.conftest import another
+from tests.conftest import another, metrics
 
 
 def names(legend: Axes) -> list[str]:
@@ -90,3 +91,27 @@ def test_a_run_that_has_just_started(trained: Path, tmp_path: Path, lines: int) 
     compared = Comparison([read_run(run)])
     assert compared.rows()[1][1:5] == ["killed", "0/1", "-", "-"]
     compared.figure().savefig(tmp_path / "figure.png")
+
+
+def test_a_run_that_diverged(trained: Path, tmp_path: Path) -> None:
+    """Infinite statistics are drawn without a warning, which would be an error here."""
+    run = another(trained, tmp_path, "aaaa0000")
+    infinite = [value for _ in range(10) for value in (float("inf"), 1.0)]
+    with (run / "log.jsonl").open("a") as log:
+        log.write(json.dumps({"time": 0, "track": {"bn.norm1.running_var": [[6001, infinite]]}}) + "\n")
+    Comparison([read_run(run)]).figure().savefig(tmp_path / "figure.png")
+
+
+def test_the_best_epoch_is_the_best_on_held_out_images(full_run: Path, tmp_path: Path) -> None:
+    """Its accuracy is that on the test images."""
+    run = another(full_run, tmp_path, "aaaa0000")
+    rows = Comparison([read_run(run)]).rows()
+    accuracies = [f"{value:.2%}" for _, (value,) in metrics(run)["accuracy.test"]]
+    assert rows[1][rows[0].index("best")] == max(accuracies)
+    worst = accuracies.index(min(accuracies))
+    points = [[1000 * (epoch + 1), [0.9 if epoch == worst else 0.1]] for epoch in range(3)]
+    with (run / "log.jsonl").open("a") as log:
+        log.write(json.dumps({"time": 0, "track": {"accuracy.held_out": points}}) + "\n")
+    rows = Comparison([read_run(run)]).rows()
+    assert rows[1][rows[0].index("best")] == min(accuracies)
+    assert rows[1][rows[0].index("at epoch")] == str(worst + 1)

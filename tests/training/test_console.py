@@ -32,6 +32,6 @@ def test_on_a_terminal(work: Path, environment: dict[str, str], data_path: Path)
     os.close(ours)
     assert process.wait() == 0
     text = output.decode()
-    assert re.search(r"\r\x1b\[Jepoch 2/2 +\d+%, accuracy \d+\.\d+%, loss .*, \d\d:\d\d left, .* images/s █", text)
+    assert re.search(r"\r\x1b\[Kepoch 2/2 +\d+%, accuracy \d+\.\d+%, loss .*, \d\d:\d\d left, .* images/s █", text)
     assert re.search(r"epoch 1/2: test loss \d+\.\d+ accuracy \d+\.\d+%", text)
     assert "valid loss" not in text

@@ -54,9 +54,9 @@ def test_before_the_first_step() -> None:
 def test_a_wrapped_line_is_erased(drawn: int, columns: int, up: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("XTERM_VERSION", "STY"):
         monkeypatch.delenv(name, raising=False)
-    assert erase(drawn, columns) == "\r" + (f"\033[{up}A" if up else "") + "\033[J"
+    assert erase(drawn, columns) == "\r" + up * "\033[K\033[A" + "\033[K"
     monkeypatch.setenv("STY", "1.host")  # a terminal that cuts lines off
-    assert erase(drawn, columns) == "\r\033[J"
+    assert erase(drawn, columns) == "\r\033[K"
 
 
 def test_a_terminal_that_becomes_narrower() -> None:
@@ -76,5 +76,6 @@ def test_a_terminal_that_becomes_narrower() -> None:
         printed("")
     written = os.read(ours, 4096).decode()
     os.close(ours)
-    erased = "\r\033[J"
-    assert written == f"{erased}{'x' * 199}{erased}{'y' * 198}\r\033[2A\033[J{'z' * 79}{erased}"
+    erased = "\r\033[K"
+    narrower = "\r" + 2 * "\033[K\033[A" + "\033[K"
+    assert written == f"{erased}{'x' * 199}{erased}{'y' * 198}{narrower}{'z' * 79}{erased}"

@@ -1,6 +1,7 @@
 """Resumed runs: wherever they were interrupted, the result is bit-identical to an uninterrupted run."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -117,7 +118,7 @@ def test_the_reader_of_the_output_goes(begin: Begin, work: Path, small: list[str
 
 
 def test_a_run_that_has_learned_nothing(train: Run, small: list[str]) -> None:
-    remark = "This is what guessing gives: the network has learned nothing. Try a lower optimizer.learning_rate."
+    remark = "This cannot be told from guessing: try another learning rate (lr=...) or optimizer, or more epochs."
     high = ["optimizer.optimizer=SGD", "optimizer.learning_rate=1000", "norm=none", "epochs=1", "dtype=float64"]
     assert remark in train(*small, *high).stdout.splitlines()
     assert remark not in train(*small, "epochs=1").stdout.splitlines()
@@ -331,12 +332,38 @@ def test_from_another_folder(
     assert list((work / "elsewhere").iterdir()) == []
 
 
+def test_latest_passes_over_finished_runs(begin: Begin, train: Run, work: Path, small: list[str]) -> None:
+    """The newest run with something left to do is resumed, and a line says what was passed over."""
+    process = begin(*small)
+    wait_for(process, "epoch 2/3 step 4")
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    (interrupted,) = runs(work)
+    assert train(*small, "epochs=1").returncode == 0
+    done = train("--resume", "latest")
+    assert (done.returncode, done.stdout.count("Final accuracy")) == (0, 1)
+    assert re.search(
+        f"latest is .*/{interrupted.name}; newer, but passed over: .* has completed its epochs$", done.stderr
+    )
+    assert read_run(interrupted).status == "completed"
+
+
+def test_interrupted_after_the_last_epoch(train: Run, work: Path, small: list[str]) -> None:
+    """Resumed for no more epochs than it has, a run is evaluated once more."""
+    first = train(*small, "epochs=2")
+    (run,) = runs(work)
+    (run / "model.safetensors").unlink()
+    again = train("--resume", "latest", "epochs=2")
+    lines = [[line for line in done.stdout.splitlines() if "Final" in line] for done in (first, again)]
+    assert lines[0][0].split(" in ")[0] == lines[1][0].split(" in ")[0]
+
+
 def test_a_finished_run_is_reported(full_run: Path, work: Path, train: Run) -> None:
     run = Path(shutil.copytree(full_run, work / "logs" / "batch_norm" / full_run.name))
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "run.lock"}
     done = train("--resume", "latest")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "the run had already completed its epochs (epochs=N trains up to N)\n"
+    assert done.stdout == f"logs/batch_norm/{run.name} had already completed its epochs (epochs=N trains up to N)\n"
     assert all(path.read_bytes() == content for path, content in before.items())
     # Killed after its last epoch, before the weights were saved.
     (run / "model.safetensors").unlink()
