@@ -1,5 +1,6 @@
 """The README's table of speed: some of the results, between two markers. It is written with RESULTS.md."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -35,7 +36,8 @@ def table(results: Mapping[str, Result]) -> str:
         row = _find(results[part].rows, what, against) if part in results else None
         if row is not None:
             times = f"{as_time(row.ours)} | {as_time(row.theirs)}"
-            lines.append(f"| {words} | {row.against} | {times} | {as_ratio(row.ratio)} |")
+            accuracies = _accuracies(results[part].notes, row)
+            lines.append(f"| {words}{accuracies} | {row.against} | {times} | {as_ratio(row.ratio)} |")
     return "\n".join(lines)
 
 
@@ -43,6 +45,14 @@ def _find(rows: list[Row], what: str, against: str) -> Row | None:
     """The row that is meant: the one with the shortest names of those that begin so."""
     found = [row for row in rows if row.what.startswith(what) and row.against.startswith(against)]
     return min(found, key=lambda row: len(row.what + row.against), default=None)
+
+
+def _accuracies(notes: list[str], row: Row) -> str:
+    """The accuracies after an epoch with the setting of a row and with the defaults, if they were measured."""
+    matches = [re.match(r"(.+): test accuracy .* (\S+%) \(", note) for note in notes]
+    found = {match[1]: match[2] for match in matches if match}
+    ours, theirs = found.get(row.what.rpartition(", ")[2]), found.get(row.against)
+    return f" (accuracy {ours}, theirs {theirs})" if ours and theirs else ""
 
 
 def write(results: Mapping[str, Result], readme: Path = README) -> None:
