@@ -27,7 +27,7 @@ def test_every_command_is_there() -> None:
 def test_train_commands_are_right() -> None:
     for arguments in re.findall(r"labml_bn\.train ([^`#\n]+)", README):
         words = [str(ROOT / word) if word.endswith(".yaml") else word for word in arguments.split()]
-        if words[0] == "--resume":
+        if words[0] in {"--resume", "--like"}:
             read(words[2:])
         else:
             assert words == ["--list"] or read(words)
