@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from labml_bn import __version__
 from labml_bn.cli.errors import UsageError, UserError, exit_status, reason
+from labml_bn.cli.output import discard
 
 _TRACEBACK = "--traceback"
 
@@ -64,7 +65,7 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     except OSError as error:
         # Errors of all other files are already UserErrors, so this was the output. If its reader has gone, as `head`
         # does, there is nothing to report. Python would complain again when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard(sys.stdout)
         if not isinstance(error, BrokenPipeError):
             print(f"error: {reason(error)}", file=sys.stderr)
         status = 1

@@ -54,6 +54,11 @@ def check_writable(path: Path, endings: tuple[str, ...]) -> None:
     """Raise UsageError if `path` cannot be an output file: before the work is done, not after it."""
     if path.suffix.lower() not in endings:
         raise UsageError(f"{path}: the name must end in {' or '.join(endings)}")
+    check_parent(path)
+
+
+def check_parent(path: Path) -> None:
+    """Raise UsageError if the folder in which `path` is does not exist."""
     if not path.absolute().parent.is_dir():
         raise UsageError(f"{path}: the folder {path.parent} does not exist")
 

@@ -1,8 +1,15 @@
-"""Output whose reader may go away, as `head` does, while the process goes on."""
+"""Output whose reader may close the pipe, as `head` does, while the process continues."""
 
 import os
 import sys
 from typing import Any, TextIO
+
+
+def discard(stream: TextIO) -> None:
+    """From now on, discard what is written to a stream."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 class Unbroken:
@@ -16,7 +23,7 @@ class Unbroken:
         try:
             return self._stream.write(text)
         except BrokenPipeError:
-            self._discard()
+            discard(self._stream)
             return len(text)
 
     def flush(self) -> None:
@@ -24,12 +31,7 @@ class Unbroken:
         try:
             self._stream.flush()
         except BrokenPipeError:
-            self._discard()
-
-    def _discard(self) -> None:
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, self._stream.fileno())
-        os.close(null)
+            discard(self._stream)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -1,4 +1,4 @@
-"""Text for people: tables in aligned columns, lengths of time."""
+"""Text for people: tables in aligned columns, losses, lengths of time."""
 
 import itertools
 import shutil
@@ -9,7 +9,6 @@ from typing import Any
 
 _GAP = "  "
 _INDENT = "    "
-
 
 #: A narrower terminal is treated as if it had this many columns.
 _NARROWEST = 60

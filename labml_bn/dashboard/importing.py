@@ -173,9 +173,7 @@ def _result(metrics: dict[str, Series]) -> str:
 
 def _import(record: Record) -> None:
     metrics = record.metrics()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=RuntimeWarning)  # percentiles of infinite values
-        drawable = _drawable(metrics)
+    drawable = _drawable(metrics)
     shown = run.get(record.uuid) or _new_run(record.uuid)
     shown.update(_details(record) | notes.read(record.folder))
     shown.save()

@@ -22,7 +22,7 @@ from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
 from labml_bn.cli.errors import UsageError, UserError, os_errors_as
-from labml_bn.cli.files import replacing
+from labml_bn.cli.files import check_parent, replacing
 
 Pixels = npt.NDArray[np.float64]
 
@@ -149,8 +149,7 @@ def names_in(folder: Path, images: Sequence[Path]) -> list[Path]:
     """
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{folder} is not a folder")
-    if not folder.absolute().parent.is_dir():
-        raise UsageError(f"{folder}: the folder {folder.parent} does not exist")
+    check_parent(folder)
     files = [folder / f"{image.stem}.png" for image in images]
     resolved = [image.resolve() for image in images]
     for number, file in enumerate(files):

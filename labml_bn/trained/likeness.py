@@ -7,7 +7,7 @@ Neighbors", ICML 2022). They take the features before the last layer; those befo
 digits from letters and noise better. `python -m tests.benchmarks.unlike` prints the rates.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,8 +19,11 @@ from labml_bn.data.mnist import Batches, ImageSet
 #: At most so many training images are compared with.
 NEIGHBOURS = 8000
 
-#: At most so many other training images give the limit, and a limit from fewer than the second number means nothing.
-CALIBRATION = (2000, 100)
+#: At most so many other training images give the limit.
+CALIBRATION = 2000
+
+#: A limit that fewer would give means nothing.
+FEWEST = 100
 
 #: The share of the training images that are within the limit of others.
 WITHIN = 0.99
@@ -39,28 +42,27 @@ class TrainingFeatures:
 
         Of many images, the first 10,000 are used.
         """
-        most, least = CALIBRATION
-        calibration = min(len(images) // 5, most)
-        if calibration < least:
+        calibration = min(len(images) // 5, CALIBRATION)
+        if calibration < FEWEST:
             return None
         neighbours = min(len(images) - calibration, NEIGHBOURS)
-        features = cls(_features(model, images.batches(batch_size, stop=neighbours)), float("nan"))
+        features = torch.cat(list(_features(model, images.batches(batch_size, stop=neighbours))))
         others = images.batches(batch_size, start=neighbours, stop=neighbours + calibration)
-        limit = features.distances(model, others).quantile(WITHIN).item()
-        return cls(features.features, limit)
+        limit = _distances(features, _features(model, others)).quantile(WITHIN).item()
+        return cls(features, limit)
 
     def distances(self, model: nn.Module, batches: Batches) -> Tensor:
         """The Euclidean distance [n], from 0 to 2, of each image to the nearest training image."""
-        nearest = [(features @ self.features.T).amax(dim=1) for features in _features_of(model, batches)]
-        # |a - b|² = 2 - 2 a·b for vectors of length 1.
-        return (2 - 2 * torch.cat(nearest)).clamp(min=0).sqrt()
+        return _distances(self.features, _features(model, batches))
 
 
-def _features(model: nn.Module, batches: Batches) -> Tensor:
-    return torch.cat(list(_features_of(model, batches)))
+def _distances(references: Tensor, features: Iterable[Tensor]) -> Tensor:
+    """The distance [n] of each vector in the batches `features` to the nearest of `references`; all have length 1."""
+    nearest = torch.cat([(batch @ references.T).amax(dim=1) for batch in features])
+    return (2 - 2 * nearest).clamp(min=0).sqrt()  # |a - b|² = 2 - 2 a·b
 
 
-def _features_of(model: nn.Module, batches: Batches) -> Iterator[Tensor]:
+def _features(model: nn.Module, batches: Batches) -> Iterator[Tensor]:
     """What the first linear layer gets of each batch, [batch, features], as float32 of length 1."""
     modules = list(model.children())
     flatten = next(number for number, module in enumerate(modules) if isinstance(module, nn.Flatten))

@@ -46,14 +46,16 @@ def predict(trained: Trained, pixels: Tensor) -> list[Prediction]:
         logits = torch.cat([trained.model(batch) for batch, _ in images.batches(batch_size)])
     if not logits.isfinite().all():
         raise UserError("the network outputs NaN or infinity: its training has diverged")
-    training, limit, distances = _training_features(trained), torch.nan, [torch.nan] * len(pixels)
-    if training is not None:
+    training = _training_features(trained)
+    if training is None:
+        limit, distances = torch.nan, [torch.nan] * len(pixels)
+    else:
         limit, distances = training.limit, training.distances(trained.model, images.batches(batch_size)).tolist()
     probabilities, classes = (of_images.tolist() for of_images in logits.softmax(dim=1).topk(LIKELIEST))
-    names = CLASSES[trained.dataset]
+    names = [[CLASSES[trained.dataset][number] for number in numbers] for numbers in classes]
     return [
-        Prediction([(names[number], probability) for number, probability in zip(*likeliest, strict=True)], *distance)
-        for *likeliest, distance in zip(classes, probabilities, [(one, limit) for one in distances], strict=True)
+        Prediction(list(zip(*likeliest, strict=True)), distance, limit)
+        for *likeliest, distance in zip(names, probabilities, distances, strict=True)
     ]
 
 

@@ -27,6 +27,7 @@ from labml_bn.data.digit_image import read_digit
 from labml_bn.data.mnist import CLASSES
 from labml_bn.trained.prediction import predict
 from labml_bn.trained.weights import load_run
+from tests.benchmarks.command import positive
 
 Pixels = npt.NDArray[np.float64]
 
@@ -62,7 +63,7 @@ def main() -> None:
     parser = Parser("tests.benchmarks.unlike", __doc__)
     parser.add_run_argument()
     parser.add_data_argument()
-    parser.add_argument("--images", type=int, default=500, metavar="N", help="of each kind (default: 500)")
+    parser.add_argument("--images", type=positive, default=500, metavar="N", help="of each kind (default: 500)")
     given = parser.parse_args()
     source, trained = load_run(given.run, given.logs, given.data)
     test_set = trained.test_set()
@@ -79,7 +80,7 @@ def main() -> None:
         row = [kind, len(found), f"{np.mean(refused):.1%}", f"{np.mean(unlike):.1%}", ""]
         if kind.startswith("digits"):
             names = [one.likeliest[0][0] if one else "" for one in found]
-            right = [name == CLASSES["MNIST"][label] for name, label in zip(names, labels, strict=True)]
+            right = [name == CLASSES[trained.dataset][label] for name, label in zip(names, labels, strict=True)]
             row[-1] = f"{np.mean(right):.1%}"
         rows.append(row)
     print(f"{source}: {trained.dataset}, norm={trained.settings['norm']}")

@@ -105,7 +105,7 @@ def test_unusual_settings(
 
 
 def test_the_reader_of_the_output_goes(begin: Begin, work: Path, small: list[str], full_run: Path) -> None:
-    """`train | head -2`: the run goes on, quietly, to its end."""
+    """`train | head -2`: the run continues to its end without an error."""
     process = begin(*small)
     assert process.stdout is not None
     wait_for(process, "epoch 1/3 step 4")
