@@ -19,9 +19,10 @@ def main() -> None:
     from datetime import datetime
 
     from labml_bn.cli.text import duration, table, terminal_width
+    from labml_bn.records.folder import list_runs
     from labml_bn.records.record import names_of, read_runs, short_uuids
 
-    runs = read_runs(arguments.logs)
+    runs = read_runs(list_runs(arguments.logs))
     if not runs:
         print(f"there are no runs in {arguments.logs} (python -m labml_bn.train makes one)")
         return

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from labml_bn.cli.errors import UsageError, reason
+from labml_bn.cli.received import LIMIT, parse_yaml
 
 
 @dataclass(frozen=True)
@@ -178,8 +179,11 @@ def short(key: str) -> str:
 #: Each key by every form in which it can be written: the key, its short form, and its last part.
 _FORMS = {form: key for key in KEYS for form in (key, short(key), key.rpartition(".")[2])}
 
+#: The folders that a run uses. What someone else has made does not choose them.
+PATHS = ("data_path", "logs_path")
+
 #: Keys that are not in a run's name, besides those that have their default: they do not change its numbers.
-_NOT_IN_NAMES = {"norm", "checkpoint_interval", "keep", "data_path", "logs_path"}
+_NOT_IN_NAMES = {"norm", "checkpoint_interval", "keep", *PATHS}
 
 #: What may change when a run is resumed: what does not change its numbers, and how long it trains. The rest of
 #: `optimizer.schedule` follows the new number of epochs.
@@ -308,7 +312,13 @@ def _hint(path: Path) -> str:
 
 def _from_file(path: Path) -> dict[str, Any]:
     try:
-        content = _yaml(path.read_text(encoding="utf-8"))
+        if path.is_fifo() and path.parts[:2] not in {("/", "dev"), ("/", "proc")}:  # as those of `<(command)` are
+            raise UsageError(f"{path} is a named pipe, not a config file")
+        with path.open("rb") as file:
+            written = file.read(LIMIT + 1)
+        if len(written) > LIMIT:
+            raise UsageError(f"{path} is larger than {LIMIT >> 20} MiB: it is not a config file")
+        content = parse_yaml(written.decode())
     except OSError as error:
         raise UsageError(f"cannot read the config file {path}: {reason(error)}{_hint(path)}") from error
     except UnicodeDecodeError as error:
@@ -324,13 +334,11 @@ def _from_file(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: expected lines of the form `key: value`")
     try:
         if _is_labmls(content):
-            # The repeated run is stored where it is repeated.
-            return {key: value for key, value in from_labml(content).items() if key != "logs_path"}
+            # The record may be someone else's: it does not choose where anything is stored.
+            return {key: value for key, value in from_labml(content).items() if key not in PATHS}
         return {_full(key): _checked(_full(key), value) for key, value in _flat(content)}
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
-    except RecursionError as error:
-        raise UsageError(f"{path}: a value contains itself") from error
 
 
 def _is_labmls(content: Mapping[Any, Any]) -> bool:
@@ -362,19 +370,9 @@ def _from_word(key: str, word: str) -> Any:
     if kind is str or word == "":
         return word or None
     try:
-        return int(word) if kind is int else float(word) if kind is float else _yaml(word)
+        return int(word) if kind is int else float(word) if kind is float else parse_yaml(word)
     except (ValueError, yaml.YAMLError):
         return word
-
-
-def _yaml(text: str) -> Any:
-    """YAML as Python values. Raises yaml.YAMLError, or ValueError for a date that does not exist and the like."""
-    try:
-        return yaml.safe_load(text)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-    except (KeyError, AttributeError) as error:  # a tag that does not fit its value, as in `!!bool x`
-        raise ValueError("a value does not match its tag") from error
 
 
 def _checked(name: str, value: Any) -> Any:

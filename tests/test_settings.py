@@ -1,5 +1,6 @@
 """Settings from files and the command line: which values are allowed, and how others are refused."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -377,10 +378,10 @@ train_batch_size: {value: null, computed: 32}
 
 
 def test_labmls_record_of_a_run(tmp_path: Path) -> None:
-    """The given values, and defaults that have been others; the repeated run is stored where it is repeated."""
+    """The given values, and defaults that have been others. It does not choose where anything is stored."""
     file = tmp_path / "configs.yaml"
     file.write_text(RECORD)
-    expected = {"data_path": "elsewhere", "epochs": 4, "train_batch_size": 32}
+    expected = {"epochs": 4, "train_batch_size": 32}  # neither its data folder nor its logs folder
     assert read([str(file), "epochs=4"]) == expected
     assert from_labml({"logs_path": {"value": "there", "computed": None}}) == {"logs_path": "there"}
     file.write_text(RECORD.replace("value: 3", "value: -3"))
@@ -402,8 +403,8 @@ def test_labmls_record_of_a_run(tmp_path: Path) -> None:
         (b"1: 2\n", ": unknown key '1'"),
         (b"epochs: 2001-13-45\n", ": not valid YAML: month must be in 1..12"),
         (b"epochs: !!bool x\n", ": not valid YAML: a value does not match its tag"),
-        (b"epochs: &a\n  x: *a\n", ": a value contains itself"),
-        (b"[" * 5000, ": not valid YAML: it is nested too deeply"),
+        (b"epochs: &a\n  x: *a\n", ": not valid YAML: a value contains itself"),
+        (b"[" * 5000, ": not valid YAML: it is nested more than 20 deep"),
         (b"optimizer.learning_rate: " + b"9" * 400 + b"\n", ": optimizer.learning_rate must be a number, got "),
     ],
 )
@@ -414,6 +415,22 @@ def test_wrong_files(content: bytes, message: str, tmp_path: Path) -> None:
         read([str(file)])
     assert str(raised.value).startswith(f"{file}{message}")
     assert "\n" not in str(raised.value)
+
+
+def test_files_without_an_end(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(UsageError, match="pipe is a named pipe, not a config file"):
+        read([str(tmp_path / "pipe")])
+    with pytest.raises(UsageError, match="/dev/zero is larger than 1 MiB"):
+        read(["/dev/zero"])
+
+
+def test_the_output_of_a_command_as_file() -> None:
+    """In a shell: `train <(command)`."""
+    reader, writer = os.pipe()
+    os.write(writer, b"epochs: 3")
+    os.close(writer)
+    assert read([f"/dev/fd/{reader}"]) == {"epochs": 3}
 
 
 def test_a_folder_as_file(tmp_path: Path) -> None:

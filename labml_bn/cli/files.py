@@ -1,26 +1,24 @@
-"""Writing files atomically, reading YAML, and the names of files and folders that users type."""
+"""Writing files atomically, and the names of files and folders that users type."""
 
 import contextlib
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from labml_bn.cli.errors import UsageError
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader, if there is one, is ten times as fast
-
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Replace a file atomically: temporary file, fsync, rename.
+def replacing(path: Path, mode: int = 0o666) -> Iterator[Path]:
+    """Replace a file atomically: temporary file, fsync, rename. A symbolic link at `path` is replaced, not followed.
 
-    Gives the temporary file to write to. If the block raises, or the machine fails, `path` is as it was before. Only
-    a killed process leaves its temporary file behind, whose name begins with a dot.
+    Gives the temporary file to write to, which is new and empty; `mode` are its permissions, as far as the umask allows
+    them. If the block raises, or the machine fails, `path` is as it was before. Only a killed process leaves its
+    temporary file behind, whose name begins with a dot.
     """
-    part = path.with_name(f".{path.stem}.part{path.suffix}")
+    part = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
     try:
         yield part
         sync(part)
@@ -39,15 +37,6 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; an empty one if the file is missing or damaged."""
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def check_writable(path: Path, endings: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Text for people: tables in aligned columns, losses, lengths of time."""
+"""Text for people: tables in aligned columns, losses, lengths of time, names from elsewhere."""
 
 import itertools
 import shutil
@@ -73,3 +73,8 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def printable(text: str) -> str:
+    """A text without characters that would act on a terminal or that no encoding has: they are written `\\x1b`."""
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)

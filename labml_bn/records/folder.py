@@ -12,7 +12,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from labml_bn.cli.errors import UsageError, UserError, reason
-from labml_bn.cli.files import read_yaml, relative_path, resolve_folder
+from labml_bn.cli.files import relative_path, resolve_folder
+from labml_bn.cli.received import UnreadableError, read_yaml
 from labml_bn.settings import default
 
 #: The subfolder of this project's runs in the logs. It is not called labml_bn: Python, started in a folder with a
@@ -169,7 +170,10 @@ def list_runs(logs: Path) -> list[Path]:
     """The folders of all runs under `logs`, newest first. A run whose start time is damaged counts as the oldest."""
 
     def started(run: Path) -> tuple[float, int]:
-        return start_time(read_yaml(run / INFO)) or 0.0, (run / INFO).stat().st_mtime_ns
+        try:
+            return start_time(read_yaml(run / INFO)) or 0.0, (run / INFO).stat().st_mtime_ns
+        except (UnreadableError, OSError):
+            return 0.0, 0
 
     return sorted(run_folders(logs), key=started, reverse=True)
 
@@ -183,5 +187,5 @@ def start_time(info: dict[str, Any]) -> float | None:
     """The start of a run in seconds since 1970, from the content of `run.yaml`; None if it is damaged."""
     try:
         return datetime.strptime(f"{info['trial_date']} {info['trial_time']}", "%Y-%m-%d %H:%M:%S").timestamp()
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError, OSError):
         return None

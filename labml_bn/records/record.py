@@ -1,10 +1,12 @@
 """A run as its folder records it: its settings, its status, its metrics. Damaged files are read as far as possible.
 
-The log of a run that is running or was killed may end in half a line, which is ignored.
+The log of a run that is running or was killed may end in half a line, which is ignored. A run that someone else has
+made can contain anything: what exceeds a limit is not read (`cli/received.py`).
 """
 
 import contextlib
-import json
+import os
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labml_bn.cli.errors import UsageError
-from labml_bn.cli.files import read_yaml
-from labml_bn.records.folder import CONFIGS, ENDS, INFO, LOG, is_running, list_runs, start_time
+from labml_bn.cli.received import UnreadableError, open_to_read, parse_json, read_yaml
+from labml_bn.cli.text import printable
+from labml_bn.records.folder import CONFIGS, ENDS, INFO, LOG, is_running, start_time
 from labml_bn.settings import complete, from_labml, name_of
 
 #: The status of a run. labml records the first three when it ends; without such a record, it is running or was killed.
@@ -23,6 +26,15 @@ COMPLETED, INTERRUPTED, CRASHED, RUNNING, KILLED = "completed", "interrupted", "
 
 #: The percentiles over channels by which a layer's statistics are drawn, as in the paper's Figure 1.
 PERCENTILES = (15, 50, 85)
+
+#: The largest log that is read, in bytes: that of 4,000 epochs with the default settings.
+LOG_LIMIT = 1 << 30
+
+#: The longest line of it, the metrics between two validations. With the default settings it has 25,000 bytes.
+LINE_LIMIT = 1 << 24
+
+#: So many metrics of a run are read.
+MOST_METRICS = 1000
 
 
 @dataclass(frozen=True)
@@ -59,8 +71,8 @@ class Record:
 
     @property
     def uuid(self) -> str:
-        """The name of the run's folder."""
-        return self.folder.resolve().name
+        """The name of the run's folder, even if that is a symbolic link."""
+        return printable(Path(os.path.normpath(self.folder.absolute())).name)
 
     @property
     def name(self) -> str:
@@ -69,21 +81,25 @@ class Record:
 
     def metrics(self, *names: str) -> dict[str, Series]:
         """The run's metrics, or only those with these names, each sorted by step."""
-        points: dict[str, list[Any]] = {}
+        parts: dict[str, list[Series]] = {}
         wanted = [f'"{name}"'.encode() for name in names]
         for line in _lines(self.folder / LOG):
             if names and not any(name in line for name in wanted):
                 continue  # parsing a long line takes long
             track = _entry(line).get("track")
-            for name, added in track.items() if isinstance(track, dict) else ():
-                if isinstance(added, list) and (not names or name in names):
-                    points.setdefault(name, []).extend(added)
-        series = {name: _series(of_name) for name, of_name in points.items()}
+            for name, points in track.items() if isinstance(track, dict) else ():
+                is_wanted = name in names if names else name in parts or len(parts) < MOST_METRICS
+                if is_wanted and isinstance(points, list):
+                    parts.setdefault(name, []).append(_series(points))
+        series = {name: _joined(of_name) for name, of_name in parts.items()}
         return {name: of_name for name, of_name in series.items() if len(of_name.steps)}
 
 
 def read_run(folder: Path) -> Record:
-    """The run in `folder`; what cannot be read has its default."""
+    """The run in `folder`; what is missing or damaged has its default.
+
+    Raises UnreadableError if a file is not a regular one, or too large.
+    """
     info = read_yaml(folder / INFO)
     configs = read_yaml(folder / CONFIGS)
     started = start_time(info) or folder.stat().st_mtime
@@ -99,9 +115,15 @@ def read_run(folder: Path) -> Record:
     return Record(folder, info, configs, _settings(configs), started, ended, elapsed, status)
 
 
-def read_runs(logs: Path) -> list[Record]:
-    """All runs in `logs`, newest first."""
-    return [read_run(folder) for folder in list_runs(logs)]
+def read_runs(folders: Iterable[Path]) -> list[Record]:
+    """The runs in these folders. One that cannot be read is left out, and a line on standard error says why."""
+    runs = []
+    for folder in folders:
+        try:
+            runs.append(read_run(folder))
+        except UnreadableError as error:
+            print(printable(f"warning: this run cannot be read: {error}"), file=sys.stderr)
+    return runs
 
 
 def names_of(runs: Iterable[Record]) -> dict[str, str]:
@@ -121,33 +143,33 @@ def short_uuids(runs: Iterable[Record], at_least: int = 8) -> dict[str, str]:
 
 
 def _lines(path: Path) -> Iterator[bytes]:
-    """The complete lines of a file."""
-    try:
-        with path.open("rb") as file:
-            yield from (line for line in file if line.endswith(b"\n"))
-    except OSError:
-        return
+    """The complete lines of a log, without those that are too long."""
+    with contextlib.suppress(OSError), open_to_read(path, LOG_LIMIT) as file:
+        is_rest = False
+        while line := file.readline(LINE_LIMIT):
+            is_end = line.endswith(b"\n")
+            if is_end and not is_rest:
+                yield line
+            is_rest = not is_end
 
 
 def _last_entry(path: Path) -> dict[str, Any]:
-    """The object on the last complete line of a file, without reading all of it."""
-    try:
-        with path.open("rb") as file:
-            end, length = path.stat().st_size, 1 << 16
-            while True:
-                file.seek(max(0, end - length))
-                lines = file.read(length).split(b"\n")[:-1]  # after the last line break there is only half a line
-                if len(lines) > 1 or length >= end:
-                    return _entry(lines[-1]) if lines else {}
-                length *= 8
-    except OSError:
-        return {}
+    """The object on the last complete line of a log, without reading all of it."""
+    with contextlib.suppress(OSError), open_to_read(path, LOG_LIMIT) as file:
+        end, length = file.seek(0, os.SEEK_END), 1 << 16
+        while True:
+            file.seek(max(0, end - length))
+            lines = file.read(length).split(b"\n")[:-1]  # after the last line break there is only half a line
+            if len(lines) > 1 or length >= min(end, LINE_LIMIT):
+                return _entry(lines[-1]) if lines else {}
+            length *= 8
+    return {}
 
 
 def _entry(line: bytes) -> dict[str, Any]:
     """The object on a line, or an empty one if the line is damaged."""
     try:
-        entry = json.loads(line)
+        entry = parse_json(line)
     except ValueError:
         return {}
     return entry if isinstance(entry, dict) else {}
@@ -164,8 +186,16 @@ def _series(points: list[Any]) -> Series:
         whole = [point for point in points if _is_point(point)]
         whole = [point for point in whole if len(point[1]) == len(whole[0][1])]
         return _series(whole) if whole else Series(np.zeros(0, np.int64), np.zeros((0, 1)))
+    return Series(steps, values)
+
+
+def _joined(parts: list[Series]) -> Series:
+    """One series, sorted by step. The first part determines the number of channels; others are left out."""
+    parts = [part for part in parts if len(part.steps)] or parts[:1]
+    parts = [part for part in parts if part.values.shape[1] == parts[0].values.shape[1]]
+    steps = np.concatenate([part.steps for part in parts])
     order = steps.argsort(kind="stable")
-    return Series(steps[order], values[order])
+    return Series(steps[order], np.concatenate([part.values for part in parts])[order])
 
 
 def _is_point(point: Any) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from labml_bn.cli.text import duration, loss, table, terminal_width
+from labml_bn.cli.text import duration, loss, printable, table, terminal_width
 
 
 @pytest.mark.parametrize(
@@ -74,3 +74,18 @@ def test_terminal_width(columns: str, width: int, monkeypatch: pytest.MonkeyPatc
 
 def test_table() -> None:
     assert table([["name", "n"], ["a", 10], ["long", 9]]) == "name  n\na     10\nlong   9"
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("a run", "a run"),
+        ("\x1b[2J", r"\x1b[2J"),
+        ("a\nb\tc", r"a\nb\tc"),
+        ("\udcff", r"\udcff"),
+        ("\u202eabc", r"\u202eabc"),
+        ("ünïcode 数字 🙂", "ünïcode 数字 🙂"),
+    ],
+)
+def test_printable(name: str, written: str) -> None:
+    assert printable(name) == written

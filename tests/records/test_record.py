@@ -1,6 +1,7 @@
 """Reading a run's folder: a real run, and the same with damaged files."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,16 @@ import numpy as np
 import pytest
 
 from labml_bn.records.folder import is_running
-from labml_bn.records.record import Record, names_of, read_run, short_uuids
+from labml_bn.records.record import (
+    LINE_LIMIT,
+    LOG_LIMIT,
+    MOST_METRICS,
+    Record,
+    names_of,
+    read_run,
+    read_runs,
+    short_uuids,
+)
 from labml_bn.settings import default
 from tests.conftest import another, metrics
 
@@ -72,7 +82,7 @@ def metrics_of(lines: list[bytes]) -> dict[str, list[tuple[int, list[float]]]]:
 
 @pytest.mark.parametrize("damaged", ["run.yaml", "configs.yaml", "run_log.jsonl", "log.jsonl"])
 def test_a_missing_or_damaged_file(run: Path, damaged: str) -> None:
-    for content in (None, b"", b"[1", b"\xff\xfe", b"{a: b: c}", b"- 1\n", b"configs: &a [*a]\nnorm: {value: 3}\n"):
+    for content in (None, b"", b"[1", b"\xff\xfe", b"{a: b: c}", b"- 1\n", b"configs: [a]\nnorm: {value: 3}\n"):
         if content is None:
             (run / damaged).unlink()
         else:
@@ -83,6 +93,71 @@ def test_a_missing_or_damaged_file(run: Path, damaged: str) -> None:
         if damaged == "run_log.jsonl":
             assert record.status == "killed"
         assert (not record.metrics()) == (damaged == "log.jsonl")
+
+
+@pytest.mark.parametrize("name", ["run.yaml", "configs.yaml", "run_log.jsonl", "log.jsonl"])
+@pytest.mark.parametrize("kind", ["pipe", "link", "device", "too large", "too deep"])
+def test_files_that_are_not_read(run: Path, capsys: pytest.CaptureFixture[str], name: str, kind: str) -> None:
+    """One line says why, and the other runs are read."""
+    good = shutil.copytree(run, run.with_name("good"))
+    file = run / name
+    file.rename(run / "other")
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "too large":
+        with file.open("wb") as written:
+            written.truncate(LOG_LIMIT + 1)
+    elif kind == "too deep":
+        file.write_bytes(b"[" * 100_000 + b"\n")
+    else:
+        file.symlink_to("other" if kind == "link" else "/dev/zero")
+    read = [record.folder for record in read_runs([run, good])]
+    error = capsys.readouterr().err
+    if kind == "too deep" and name.endswith(".jsonl"):  # a damaged line
+        assert read == [run, good]
+        assert error == ""
+    else:
+        assert read == [good]
+        assert error.startswith(f"warning: this run cannot be read: {file}")
+        assert error.count("\n") == 1
+
+
+def test_lines_that_are_too_long(run: Path) -> None:
+    """They are left out, as other damaged lines are; a sparse file has one, too."""
+    before = read_run(run).metrics()
+    with (run / "log.jsonl").open("ab") as file:
+        file.write(b'{"track": {"loss.train": [[1, [1.0]' + b" " * LINE_LIMIT + b"]]}}\n")
+        file.write(b'{"track": {"added": [[1, [1.0]]]}}\n')
+        file.truncate(file.tell() + 3 * LINE_LIMIT)
+    after = read_run(run).metrics()
+    assert after.keys() == before.keys() | {"added"}
+    assert len(after["loss.train"].steps) == len(before["loss.train"].steps)
+
+
+def test_very_many_metrics(run: Path) -> None:
+    track = ", ".join(f'"a{number}": [[1, [1.0]]]' for number in range(2 * MOST_METRICS))
+    (run / "log.jsonl").write_text(f'{{"track": {{{track}}}}}\n')
+    assert len(read_run(run).metrics()) == MOST_METRICS
+
+
+def test_parts_with_another_number_of_channels(run: Path) -> None:
+    """The first one counts."""
+    lines = [[[1, [1.0, 2.0]]], [[3, [5.0, 6.0]]], [[2, [3.0]]], [], [[2, [3.0, 4.0]]]]
+    (run / "log.jsonl").write_text("".join(json.dumps({"track": {"a": points}}) + "\n" for points in lines))
+    series = read_run(run).metrics()["a"]
+    assert series.steps.tolist() == [1, 2, 3]
+    assert series.values.tolist() == [[1, 2], [3, 4], [5, 6]]
+
+
+def test_the_name_of_a_folder(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link has its own, and what a terminal would act on is escaped."""
+    link = run.with_name("link")
+    link.symlink_to(run)
+    assert read_run(link).uuid == "link"
+    monkeypatch.chdir(link)
+    assert read_run(Path()).uuid == run.name  # the working directory is never a link
+    strange = run.rename(run.with_name("a\x1b[2J\nb\udcff\u202e"))
+    assert read_run(strange).uuid == r"a\x1b[2J\nb\udcff\u202e"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,160 @@
+"""Reading files that may come from someone else, such as those of a run: regular files, with limits.
+
+A file that a program expects can be anything: a symbolic link, a named pipe, a gigabyte of brackets. So it is opened
+without following a link and without waiting, and its size, its depth and what its aliases expand to are checked before
+it is parsed.
+"""
+
+import contextlib
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import yaml
+
+from labml_bn.cli.errors import UserError, reason
+
+#: The largest file that is read as a whole, in bytes. labml's description of a run has about 10,000.
+LIMIT = 1 << 20
+
+#: How deeply lists and mappings in YAML can be nested. labml's go four deep.
+DEPTH = 20
+
+#: The longest value in YAML without quotes, in characters. It may be a number, and PyYAML needs half a minute for one
+#: of a million digits to the base 60.
+PLAIN = 10_000
+
+# The C loader, if there is one, is ten times as fast.
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+_BINARY = getattr(os, "O_BINARY", 0)  # Windows
+
+
+class TooLargeError(ValueError):
+    """YAML that is nested too deeply, or whose aliases expand to too much."""
+
+
+class UnreadableError(UserError):
+    """A file that is not read: it is not a regular file, or it exceeds a limit."""
+
+
+def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
+    """A descriptor of a regular file; `flags` are those of `os.open`. Symbolic links are not followed.
+
+    Raises UnreadableError if it is anything else, OSError if it cannot be opened.
+    """
+    with contextlib.suppress(FileNotFoundError):
+        check_regular(path)
+    return os.open(path, flags | _NO_LINK | _BINARY, 0o666)  # what is put there since is not followed either
+
+
+def check_regular(path: Path) -> None:
+    """Raise UnreadableError if there is anything but a regular file, FileNotFoundError if there is nothing."""
+    mode = path.lstat().st_mode
+    if stat.S_ISLNK(mode):
+        raise UnreadableError(f"{path} is a symbolic link, which is not followed")
+    if not stat.S_ISREG(mode):
+        raise UnreadableError(f"{path} is not a regular file")
+
+
+def open_to_read(path: Path, limit: int = LIMIT) -> BinaryIO:
+    """A regular file of at most `limit` bytes, opened for reading. Raises as `open_regular` does."""
+    file = os.fdopen(open_regular(path), "rb")
+    if os.fstat(file.fileno()).st_size > limit:
+        file.close()
+        raise UnreadableError(f"{path} is larger than {limit >> 20} MiB")
+    return file
+
+
+def open_to_append(path: Path) -> BinaryIO:
+    """A regular file, created if there is none, to read and to append to, unbuffered. Raises as `open_regular` does."""
+    return os.fdopen(open_regular(path, os.O_RDWR | os.O_APPEND | os.O_CREAT), "r+b", buffering=0)
+
+
+def read_bytes(path: Path, limit: int = LIMIT) -> bytes:
+    """The content of a regular file. Raises UnreadableError as `open_to_read` does, and if it cannot be read.
+
+    A file that does not exist raises FileNotFoundError.
+    """
+    try:
+        with open_to_read(path, limit) as file:
+            return file.read(limit)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise UnreadableError(f"cannot read {path}: {reason(error)}") from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; an empty one if the file is missing or damaged. Raises UnreadableError."""
+    try:
+        content = parse_yaml(read_bytes(path).decode())
+    except TooLargeError as error:
+        raise UnreadableError(f"{path}: {error}") from error
+    except (FileNotFoundError, ValueError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; an empty one if the file is missing or damaged. Raises UnreadableError."""
+    try:
+        content = parse_json(read_bytes(path))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def parse_json(text: str | bytes) -> Any:
+    """A JSON value. Raises ValueError if it is damaged or nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def parse_yaml(text: str) -> Any:
+    """YAML as Python values. Raises yaml.YAMLError if it is damaged, ValueError for a value that its tag does not fit.
+
+    A text that is nested more than `DEPTH` deep raises TooLargeError, as does one with more than `LIMIT` characters,
+    each alias replaced by what it stands for.
+    """
+    _check_size(text)
+    try:
+        return yaml.load(text, Loader=_LOADER)
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:  # as for `!!bool x`
+        raise ValueError("a value does not match its tag") from error
+
+
+def _check_size(text: str) -> None:
+    """Raise TooLargeError for YAML that is too large or too deep. It is read as a flat sequence of events."""
+    anchors: dict[str, int] = {}
+    open_anchors: list[str | None] = []
+    sizes = [0]  # of the document, and of each list and mapping that is open
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_anchors.append(event.anchor)
+            sizes.append(1)
+            if len(open_anchors) > DEPTH:
+                raise TooLargeError(f"it is nested more than {DEPTH} deep")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            size, anchor = sizes.pop(), open_anchors.pop()
+            sizes[-1] += size
+            if anchor is not None:
+                anchors[anchor] = size
+        elif isinstance(event, yaml.AliasEvent):
+            if event.anchor in open_anchors:
+                raise TooLargeError("a value contains itself")
+            sizes[-1] += anchors.get(str(event.anchor), 1)
+        elif isinstance(event, yaml.ScalarEvent):
+            size = 1 + len(event.value)
+            if not event.style and size > PLAIN:
+                raise TooLargeError(f"a value without quotes has more than {PLAIN:,} characters")
+            sizes[-1] += size
+            if event.anchor is not None:
+                anchors[event.anchor] = size
+        if sum(sizes) > LIMIT:
+            raise TooLargeError(f"it has more than {LIMIT >> 20} MiB, with its aliases expanded")
