@@ -52,17 +52,23 @@ _NOTATION = (
     "joined by -"
 )
 
+#: So many layers can be in a value of the setting `layers`.
+MOST_LAYERS = 100
+
 
 def parsed_layers(notation: str) -> list[tuple[str, int, int, int]]:
     """The layers in a value of the setting `layers`, each as its kind, its width, its kernel size and its stride.
 
     20C5 is ("C", 20, 5, 1), 20C5S2 is ("C", 20, 5, 2), P2 is ("P", 0, 2, 2), 500N is ("N", 500, 0, 0). Raises
-    UsageError, in one line, for anything else, for a kernel that is larger than its input, and for a convolution or
-    pooling after a linear layer.
+    UsageError, in one line, for anything else, for a kernel that is larger than its input, for a convolution or pooling
+    after a linear layer, and for more than `MOST_LAYERS`.
     """
     layers: list[tuple[str, int, int, int]] = []
     side = 28
-    for number, word in enumerate(notation.split("-"), 1):
+    words = notation.split("-")
+    if len(words) > MOST_LAYERS:
+        raise UsageError(f"layers: {len(words)} are too many: write at most {MOST_LAYERS}")
+    for number, word in enumerate(words, 1):
         match = _LAYER.fullmatch(word)
         if match is None:
             raise UsageError(f"layers: {reprlib.repr(word)} is not a layer: write {_NOTATION}")

@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "training": {
         *("norm", "models", "data", "settings", "cli", "records.folder", "records.saved"),
         # A run ends by writing its weights, is resumed from its checkpoints, and prints where a dashboard shows it.
-        *("trained.weights", "trained.checkpoints", "dashboard.address"),
+        *("trained", "dashboard.address"),
         *("numpy", "torch", "labml", "labml_helpers", "filelock", "tqdm"),
     },
     "dashboard": {

@@ -230,7 +230,7 @@ def test_from_another_folder(command: Run, work: Path, data_path: Path, environm
         evaluate, cwd=work / "elsewhere", env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0
-    gone = f"the data folder of ../logs/batch_norm/{run.name} no longer exists (../data): using data\n"
+    gone = f"the data folder of ../logs/batch_norm/{run.name} does not have MNIST (../data): using data\n"
     assert done.stderr == gone
 
 

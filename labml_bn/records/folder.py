@@ -1,7 +1,6 @@
 """Finding a run by its folder, its uuid or the beginning of it, or `latest`; what is in its folder; and its lock."""
 
 import contextlib
-import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -12,9 +11,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from labml_bn.cli.errors import UsageError, UserError, reason
-from labml_bn.cli.files import relative_path, resolve_folder
-from labml_bn.cli.received import UnreadableError, read_yaml
-from labml_bn.settings import default
+from labml_bn.cli.received import UnreadableError, check_regular, read_yaml
+from labml_bn.cli.text import printable
 
 #: The subfolder of this project's runs in the logs. It is not called labml_bn: Python, started in a folder with a
 #: subfolder of that name, would import it as the package.
@@ -36,6 +34,7 @@ RESUMED = "resumed"
 
 #: The subfolder of a run's checkpoints. They are named by the number of training images seen.
 CHECKPOINTS = "checkpoints"
+CHECKPOINT = re.compile(r"[0-9]{12}\.pt")
 
 #: The entry in `configs.yaml` with the folder of the data sets, relative to the run's.
 DATA_FOLDER = "data_folder"
@@ -84,7 +83,8 @@ def _find_latest(logs: Path, check: Callable[[Path], object]) -> Path:
             continue
         if passed_over:
             more = f"; {len(passed_over) - 1} more" if len(passed_over) > 1 else ""
-            print(f"latest is {run}; newer, but passed over: {passed_over[0]}{more}", file=sys.stderr)
+            message = f"latest is {run}; newer, but passed over: {passed_over[0]}{more}"
+            print(printable(message), file=sys.stderr)
         return run
     raise UserError(f"no run in {logs} can be used; the newest: {passed_over[0]}")
 
@@ -106,30 +106,19 @@ def find_runs(names: Sequence[str], logs: Path) -> list[Path]:
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run, the latest first."""
-    return sorted(run.glob(f"{CHECKPOINTS}/[0-9]*.pt"), reverse=True)
+    """The checkpoints of a run, the latest first: what has a checkpoint's name in a folder that is not a link."""
+    folder = run / CHECKPOINTS
+    if folder.is_symlink():
+        return []
+    return sorted((path for path in folder.glob("*.pt") if CHECKPOINT.fullmatch(path.name)), reverse=True)
 
 
-def find_data(run: Path, data_path: str) -> str:
-    """The value of `data_path` that means, in the working directory, the folder that the run's own value meant.
-
-    If that folder no longer exists, it is the default, and a line on standard error says so. Raises UsageError for an
-    impossible name.
-    """
-    recorded = read_yaml(run / CONFIGS).get(DATA_FOLDER)
-    relative = recorded.get("computed") if isinstance(recorded, dict) else None
-    if not isinstance(relative, str):
-        return data_path
-    folder = here = resolve_folder(data_path, follow_links=False)
-    if not Path(data_path).expanduser().is_absolute():
-        folder = Path(os.path.normpath(run.resolve() / relative))
-    fallback: str = default("data_path")
-    if folder == here and (folder.is_dir() or data_path == fallback):
-        return data_path
-    if folder.is_dir():
-        return relative_path(folder)
-    print(f"the data folder of {run} no longer exists ({relative_path(folder)}): using {fallback}", file=sys.stderr)
-    return fallback
+def check_files(run: Path) -> None:
+    """Raise UnreadableError if something in a run's folder could lead what is written elsewhere: a link, a pipe."""
+    for folder in (run, run / CHECKPOINTS):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if path.is_symlink() or not path.is_dir():
+                check_regular(path)
 
 
 @contextlib.contextmanager

@@ -1,9 +1,11 @@
 """Reading the checkpoints of a run, which `training/checkpoint.py` writes.
 
 A checkpoint is a zip archive of PyTorch's, whose checksums reveal damage, and it is loaded without executing code
-(`weights_only`).
+(`weights_only`). It may come from someone else, so its content is checked before it is used: types, sizes, names.
 """
 
+import itertools
+import sys
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,14 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from labml_bn.cli.errors import UserError
-from labml_bn.records.folder import list_checkpoints
+from labml_bn.cli.received import UnreadableError, check_regular, open_to_read
+from labml_bn.records.folder import CHECKPOINT, list_checkpoints
 from labml_bn.records.saved import check_format, read_settings
 from labml_bn.settings import complete
 
 #: Distinguishes these files from others; it changes when their content does.
 FORMAT = "labml_bn checkpoint 1"
+
+#: So many bytes at the beginning of the file contain it.
+_HEADER = 512
 
 State = dict[str, Any]
 
@@ -72,21 +79,75 @@ def read(path: Path) -> State:
     Raises UserError if the file is damaged, has another format, or has non-finite values in its network.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
+        check_regular(path)
+        _check_archive(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
+        _check_plain(loaded)
+    except (MemoryError, UnreadableError):
+        raise
     except Exception as error:  # torch lets through whatever its parsers raise
         raise UserError(f"{path} is damaged or not a checkpoint: {' '.join(str(error).split())[:200]}") from error
-    if damaged is not None:
-        raise UserError(f"{path} is damaged: checksum mismatch in {damaged}")
     state: State = loaded if isinstance(loaded, dict) else {}
     check_format(path, state.get("format"), FORMAT)
     state["settings"] = complete(read_settings(path, state.get("settings")))
     try:
-        _ = state["log"]["size"], state["progress"]["seen"], state["best"]
-        finite = all(tensor.isfinite().all() for tensor in state["model"].values())
-    except (KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"{path} is incomplete: {error}") from error
-    if not finite:
+        _check_content(state)
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is incomplete or damaged: {error}") from error
+    if not all(tensor.isfinite().all() for tensor in state["model"].values()):
         raise UserError(f"{path} has non-finite values in its network")
     return state
+
+
+def is_checkpoint(path: Path) -> bool:
+    """Whether this regular file begins as a checkpoint does."""
+    try:
+        with open_to_read(path, sys.maxsize) as file:
+            return FORMAT.encode() in file.read(_HEADER)
+    except (OSError, UserError):
+        return False
+
+
+def _check_archive(path: Path) -> None:
+    """Raise ValueError for a checksum that does not match, and for contents that the archive has not stored as such."""
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise ValueError("its contents are compressed")
+        if sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise ValueError("its contents are larger than the file")
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"checksum mismatch in {damaged}")
+
+
+def _check_plain(value: Any, depth: int = 10) -> None:
+    """Raise ValueError unless a value consists of numbers, texts, and tensors that are as large as they claim."""
+    if isinstance(value, Tensor):
+        if type(value) is not Tensor or value.layout != torch.strided or value.device.type != "cpu":
+            raise ValueError("it has a tensor of another kind")
+        if value.untyped_storage().nbytes() < value.numel() * value.element_size():
+            raise ValueError(f"it has a tensor of shape {list(value.shape)} with fewer values")
+    elif isinstance(value, dict | list | tuple):
+        if depth == 0:
+            raise ValueError("it is nested too deeply")
+        for item in itertools.chain.from_iterable(value.items()) if isinstance(value, dict) else value:
+            _check_plain(item, depth - 1)
+    elif value is not None and not isinstance(value, bool | int | float | str):
+        raise ValueError(f"it has a {type(value).__name__}")
+
+
+def _check_content(state: State) -> None:
+    """Raise KeyError, AttributeError, TypeError or ValueError for a state that no run has saved."""
+    progress, log, best = state["progress"], state["log"], state["best"]
+    counts = [progress["epoch"], progress["step"], progress["seen"], log["size"]]
+    if progress.keys() != {"epoch", "step", "seen"} or not all(type(count) is int and count >= 0 for count in counts):
+        raise ValueError("its progress is not one of a run")
+    if log.keys() != {"size", "elapsed"} or not 0 <= float(log["elapsed"]) < 1e15:
+        raise ValueError("its log's length is not one of a run")
+    if best is not None and not (CHECKPOINT.fullmatch(best["name"]) and 0 <= best["accuracy"] <= 1):
+        raise ValueError("its best checkpoint is not one of a run")
+    if not all(type(state[name]) is dict for name in ("metrics", "optimizer", "random")):
+        raise ValueError("it lacks the state of a run")
+    if not all(tensor.is_floating_point() or tensor.dtype == torch.int64 for tensor in state["model"].values()):
+        raise ValueError("its network has values that are not numbers")

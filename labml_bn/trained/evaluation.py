@@ -60,8 +60,8 @@ def classify(
 
     Raises UsageError for a network without normalization and for too many `samples`, UserError for a batch of one.
     """
-    batch_size = trained.settings["valid_batch_size"]
     _use_statistics(trained, statistics, samples, progress)
+    batch_size = trained.settings["valid_batch_size"] if statistics == "batch" else trained.batch_size
     images = trained.test_set()
     with torch.no_grad():
         logits = torch.cat([trained.model(batch) for batch, _ in images.batches(batch_size)])
@@ -79,7 +79,7 @@ def _use_statistics(trained: Trained, statistics: str, samples: int | None, prog
         images = trained.train_set()
         if samples is not None and samples > len(images):
             raise UsageError(f"population:{samples} is more than the run's {len(images)} training images")
-        estimate_population(trained.model, images.batches(batch_size), samples=samples, progress=progress)
+        estimate_population(trained.model, images.batches(trained.batch_size), samples=samples, progress=progress)
         return
     if batch_size == 1 or valid_samples % batch_size == 1:
         raise UserError(f"valid_batch_size={batch_size} makes a batch of one image, which has no variance")

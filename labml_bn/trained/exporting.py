@@ -39,7 +39,7 @@ def export(trained: Trained, path: Path) -> tuple[int, float]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the exporters warn about their own internals
             program = write(fold(model), part)
-        return check_same(program, model, images.batches(trained.settings["valid_batch_size"]))
+        return check_same(program, model, images.batches(trained.batch_size))
 
 
 def _write_onnx(network: nn.Module, path: Path) -> Program:

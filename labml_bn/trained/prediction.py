@@ -41,7 +41,7 @@ def predict(trained: Trained, pixels: Tensor) -> list[Prediction]:
     """
     no_labels = torch.zeros(len(pixels), device=trained.device)
     images = ImageSet.of(trained.dataset, pixels.to(trained.device), no_labels, trained.dtype)
-    batch_size = trained.settings["valid_batch_size"]
+    batch_size = trained.batch_size
     with torch.no_grad():
         logits = torch.cat([trained.model(batch) for batch, _ in images.batches(batch_size)])
     if not logits.isfinite().all():
@@ -66,7 +66,7 @@ def _training_features(trained: Trained) -> TrainingFeatures | None:
         print(f"{not_compared}: {trained.data_path} does not have {trained.dataset} (--data DIR)", file=sys.stderr)
         return None
     images = trained.train_set()
-    features = TrainingFeatures.of(trained.model, images, trained.settings["valid_batch_size"])
+    features = TrainingFeatures.of(trained.model, images, trained.batch_size)
     if features is None:
         print(f"{not_compared}: {len(images)} are too few", file=sys.stderr)
     return features

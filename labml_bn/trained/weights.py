@@ -16,13 +16,17 @@ from torch import Tensor, nn
 
 from labml_bn.cli.errors import UserError, os_errors_as
 from labml_bn.cli.files import replacing, resolve_folder
+from labml_bn.cli.received import check_regular, parse_json
+from labml_bn.cli.text import printable
 from labml_bn.data import mnist
 from labml_bn.data.mnist import ImageSet
 from labml_bn.models import ConvNet, choose_device
-from labml_bn.records.folder import find_data, find_run, is_running, list_checkpoints
+from labml_bn.records.folder import find_run, is_running, list_checkpoints
 from labml_bn.records.saved import check_format, matching_architecture, read_settings
-from labml_bn.settings import complete, parsed_layers
+from labml_bn.settings import complete
 from labml_bn.trained import checkpoints
+from labml_bn.trained.data import find_data
+from labml_bn.trained.network import evaluation_batch_size, make_network
 
 #: The file in a run's folder.
 WEIGHTS = "model.safetensors"
@@ -35,8 +39,7 @@ FORMAT = "labml_bn 1"
 class Trained:
     """A run's settings, and its network in evaluation mode on `device`.
 
-    `run` is its folder, if the images are to be read from the data folder that it used; else `data_path` is relative to
-    the working directory.
+    `run` is its folder, if the images may be read from the data folder that it used; else `data_path` is the user's.
     """
 
     settings: dict[str, Any]
@@ -58,8 +61,12 @@ class Trained:
     @cached_property
     def data_path(self) -> Path:
         """The absolute path of the folder of the data sets."""
-        data_path = self.settings["data_path"]
-        return resolve_folder(data_path if self.run is None else find_data(self.run, data_path))
+        return resolve_folder(self.settings["data_path"] if self.run is None else find_data(self.run, self.settings))
+
+    @property
+    def batch_size(self) -> int:
+        """How many images are evaluated at a time."""
+        return evaluation_batch_size(self.settings)
 
     def train_set(self) -> ImageSet:
         """The images that it was trained on. Raises UserError if they cannot be obtained."""
@@ -112,7 +119,7 @@ def load_run(
         run = find_run(name, logs, checkpoints.check_saved)
         found = checkpoints.newest(run)
     for complaint in found.complaints:
-        print(f"warning: {complaint}; falling back to an earlier checkpoint", file=sys.stderr)
+        print(printable(f"warning: {complaint}; falling back to an earlier checkpoint"), file=sys.stderr)
     seen = found.state["progress"]["seen"]
     trained = _network(found.path, run, found.state["settings"], found.state["model"], changes)
     return f"{run}, {checkpoint} checkpoint (after {seen:,} training images)", trained
@@ -133,16 +140,20 @@ def load_weights(path: Path, **changes: Any) -> Trained:
     be read, is damaged, is not a run's, or does not match the architecture in its settings.
     """
     _check_finished(path.parent)
+    check_regular(path)
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
+            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - not a dict
+        check_format(path, metadata.get("format"), FORMAT)
+        settings = complete(read_settings(path, _parsed(metadata.get("settings", ""))))
+        with matching_architecture(path):  # before the tensors are read, which may have any size
+            make_network(settings, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
         tensors = load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} cannot be read, or is damaged: {' '.join(str(error).split())}") from error
-    check_format(path, metadata.get("format"), FORMAT)
     if metadata.get("sha256") != _digest(tensors, metadata.get("settings", "")):
         raise UserError(f"{path} is damaged: checksum mismatch")
-    settings = complete(read_settings(path, _parsed(metadata.get("settings", ""))))
     return _network(path, path.parent, settings, tensors, changes)
 
 
@@ -152,12 +163,10 @@ def _network(
     """The network with these settings and `changes`, and the state in `tensors`, which was read from `path`."""
     settings = {**settings, **changes}
     device = choose_device(settings["device.use_cuda"], settings["device.cuda_device"])
-    model = ConvNet(settings["norm"], parsed_layers(settings["layers"]))
-    trained = Trained(settings, model, device, None if "data_path" in changes else run)
-    trained.model.to(device, trained.dtype)
     with matching_architecture(path):
-        trained.model.load_state_dict(tensors)
-    trained.model.eval()
+        model = make_network(settings, tensors)
+    trained = Trained(settings, model, device, None if "data_path" in changes else run)
+    trained.model.to(device, trained.dtype).eval()
     return trained
 
 
@@ -173,6 +182,6 @@ def _digest(tensors: Mapping[str, Tensor], settings: str) -> str:
 def _parsed(text: str) -> Any:
     """The value of a JSON text, or None if it is damaged."""
     try:
-        return json.loads(text)
+        return parse_json(text)
     except ValueError:
         return None

@@ -15,13 +15,15 @@ import torch
 
 from labml_bn.cli.errors import UsageError, UserError, reason
 from labml_bn.cli.files import replacing, sync
-from labml_bn.records.folder import CHECKPOINTS, LOG, find_data, list_checkpoints
+from labml_bn.records.folder import CHECKPOINTS, LOG, list_checkpoints
 from labml_bn.records.saved import matching_architecture
 from labml_bn.settings import CHANGEABLE, as_typed, check_together, complete
 from labml_bn.trained import checkpoints
-from labml_bn.trained.checkpoints import FORMAT, Found, State
+from labml_bn.trained.checkpoints import FORMAT, Found, State, is_checkpoint
+from labml_bn.trained.data import find_data
+from labml_bn.trained.network import make_network
 from labml_bn.training import tracking
-from labml_bn.training.loop import Evaluation, Progress
+from labml_bn.training.loop import Evaluation, Progress, make_schedule
 from labml_bn.training.parts import Configs
 
 
@@ -69,7 +71,7 @@ class Checkpoints:
         newest = [other.name for other in saved if other.name <= path.name][: self._c.keep]
         kept = {*newest, self._best["name"]} if self._best else {*newest}
         for other in saved:
-            if other.name not in kept:
+            if other.name not in kept and is_checkpoint(other):
                 try:
                     other.unlink(missing_ok=True)
                 except OSError as error:
@@ -94,22 +96,47 @@ def capture(c: Configs, progress: Progress) -> State:
 
 
 def restore(c: Configs, state: State, run: Path) -> Progress:
-    """Load the captured state of `run`. Raises UserError if it does not match the network of the run's settings."""
+    """Load the captured state of `run`. Raises UserError if it does not match the settings, or is damaged."""
     with matching_architecture(f"the checkpoint of {run}"):
         c.model.load_state_dict(state["model"])
-        c.optimizer.load_state_dict(state["optimizer"])
-        _check_optimizer(c.optimizer)
+    try:
+        _check_progress(c, state)
+        _restore_optimizer(c.optimizer, state["optimizer"]["state"])
         set_random_states(state["random"])
         metrics = tracking.TrainingMetrics(state["metrics"], c.device)
-        return Progress(**state["progress"], metrics=metrics)
+    except Exception as error:  # whatever PyTorch and NumPy raise for a state that they have not saved
+        raise UserError(f"the checkpoint of {run} is damaged: {' '.join(str(error).split())[:200]}") from error
+    return Progress(**state["progress"], metrics=metrics)
 
 
-def _check_optimizer(optimizer: torch.optim.Optimizer) -> None:
-    """Raise ValueError for a state of another shape than its parameter: PyTorch loads it without a check."""
-    for parameter, state in optimizer.state.items():
-        for name, value in state.items():
-            if isinstance(value, torch.Tensor) and value.dim() > 0 and value.shape != parameter.shape:
-                raise ValueError(f"the optimizer's {name} has shape {list(value.shape)}")
+def _check_progress(c: Configs, state: State) -> None:
+    """Raise ValueError for a progress that is not one with these settings, or for metrics of other steps."""
+    epoch, step, seen = (state["progress"][name] for name in ("epoch", "step", "seen"))
+    images = len(c.train_set)
+    if epoch > c.epochs or step >= make_schedule(c).steps or seen != epoch * images + step * c.train_batch_size:
+        raise ValueError(f"{seen} images cannot have been seen after {epoch} epochs and {step} steps")
+    logged, counts = state["metrics"].get("steps", []), state["metrics"].get("images", [])
+    if not all(type(number) is int and 0 < number <= seen for number in [*logged, *counts]):
+        raise ValueError("its metrics are of other steps")
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[int, Any]) -> None:
+    """Load the state of each parameter; what is set is set by the settings. Raises ValueError for another state.
+
+    PyTorch itself checks neither shapes nor names.
+    """
+    groups = optimizer.state_dict()["param_groups"]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    names = {"step", "exp_avg", "exp_avg_sq"} if isinstance(optimizer, torch.optim.Adam) else {"momentum_buffer"}
+    if state and sorted(state) != list(range(len(parameters))):
+        raise ValueError("the optimizer has other parameters")
+    for number, values in state.items():
+        if values.keys() != names:
+            raise ValueError(f"the optimizer has {', '.join(values)}")
+        for name, value in values.items():
+            if value.shape != (() if name == "step" else parameters[number].shape) or not value.isfinite().all():
+                raise ValueError(f"the optimizer's {name} has shape {list(value.shape)}, or non-finite values")
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 def newest(run: Path) -> Found:
@@ -138,9 +165,11 @@ def changed(run: Path, state: State, given: Mapping[str, Any]) -> dict[str, Any]
     if given.get("epochs", begun) < begun:
         raise UsageError(f"epochs={given['epochs']}: the run is already in epoch {begun}")
     if "data_path" not in given:
-        settings["data_path"] = find_data(run, settings["data_path"])
+        settings["data_path"] = find_data(run, settings)
     settings |= dict(given)
     check_together(settings)
+    with matching_architecture(f"the checkpoint of {run}"):  # before a network of any size is made
+        make_network(settings, state["model"])
     return settings
 
 
@@ -156,9 +185,14 @@ def random_states() -> State:
 
 
 def set_random_states(states: State) -> None:
-    """Restore the states of `random_states`. Those of GPUs that no longer exist are ignored."""
+    """Restore the states of `random_states`. Those of GPUs that no longer exist are ignored.
+
+    Raises whatever Python, NumPy and PyTorch do for a damaged state.
+    """
     random.setstate(states["python"])
     name, keys, position, has_gauss, gauss = states["numpy"]
+    if not 0 <= position <= len(keys):  # NumPy would read beyond them
+        raise ValueError("NumPy's random state is damaged")
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
     torch.set_rng_state(states["torch"])
     if torch.cuda.is_available():

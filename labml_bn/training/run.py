@@ -12,14 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labml_bn.cli.errors import StoppedError, UserError, exit_status
+from labml_bn.cli.errors import StoppedError, UsageError, UserError, exit_status
 from labml_bn.cli.files import relative_path, resolve_folder
+from labml_bn.cli.received import read_yaml
+from labml_bn.cli.text import printable
 from labml_bn.dashboard import address
 from labml_bn.models import choose_device
 from labml_bn.norm.kernels.loading import load
-from labml_bn.records.folder import CONFIGS, find_data, find_run, locked
-from labml_bn.settings import check_together, complete, default, read
+from labml_bn.records.folder import CONFIGS, check_files, find_run, locked
+from labml_bn.settings import PATHS, check_together, complete, default, from_labml
 from labml_bn.trained.checkpoints import check_saved
+from labml_bn.trained.data import find_data
 from labml_bn.trained.weights import WEIGHTS, save_weights
 from labml_bn.training import checkpoint, loop, tracking
 from labml_bn.training.console import Console
@@ -52,17 +55,21 @@ def start(settings: Mapping[str, Any]) -> Finished:
 def settings_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of the run that `name` means, for a new run, overridden by those `given`; prints which run it is.
 
-    The data folder is the one that it used. Raises UsageError or UserError for a run whose settings cannot be read.
+    The data folder is the one that it used, if that has the data set. Raises UsageError or UserError for a run whose
+    settings cannot be read.
     """
     logs = relative_path(resolve_folder(given.get("logs_path", default("logs_path"))))
     run = find_run(name, Path(logs))
-    settings = read([str(run / CONFIGS)], together=False)
-    if not settings:
+    try:
+        recorded = from_labml(read_yaml(run / CONFIGS))
+    except UsageError as error:
+        raise UsageError(f"{run / CONFIGS}: {error}") from error
+    if not recorded:
         raise UserError(f"{run / CONFIGS} has no settings: it is damaged")
-    print(f"settings of {run}", flush=True)
-    if "data_path" in settings and "data_path" not in given:
-        settings["data_path"] = find_data(run, settings["data_path"])
-    settings |= given
+    print(printable(f"settings of {run}"), flush=True)
+    settings = {**{key: value for key, value in recorded.items() if key not in PATHS}, **given}
+    if "data_path" not in given:
+        settings["data_path"] = find_data(run, complete({**recorded, **given}))
     check_together(settings)
     return settings
 
@@ -84,13 +91,14 @@ def resume(name: str, given: dict[str, Any]) -> Finished | None:
         run = find_run(name, logs, check).resolve()
     except UserError:  # none has anything left to do
         run = find_run(name, logs, check_saved).resolve()
+    check_files(run)
     with locked(run):
         found = checkpoint.newest(run)
         for complaint in found.complaints:
-            print(f"warning: {complaint}; falling back to an earlier checkpoint", file=sys.stderr)
+            print(printable(f"warning: {complaint}; falling back to an earlier checkpoint"), file=sys.stderr)
         settings = checkpoint.changed(run, found.state, given)
         if found.state["progress"]["epoch"] == settings["epochs"] and (run / WEIGHTS).is_file():
-            print(f"{relative_path(run)} had already completed its epochs (epochs=N trains up to N)")
+            print(printable(f"{relative_path(run)} had already completed its epochs (epochs=N trains up to N)"))
             return None
         return _train(settings, run, found.state)
 

@@ -1,12 +1,12 @@
 """Finding runs by folder, uuid, the beginning of it and `latest`."""
 
+import os
 from pathlib import Path
 
 import pytest
-import yaml
 
 from labml_bn.cli.errors import UsageError, UserError
-from labml_bn.records.folder import find_data, find_run, find_runs, list_checkpoints, list_runs
+from labml_bn.records.folder import check_files, find_run, find_runs, list_checkpoints, list_runs
 
 
 @pytest.fixture
@@ -72,60 +72,46 @@ def test_several_where_one_is_needed(logs: Path, name: str) -> None:
 def test_list_checkpoints(tmp_path: Path) -> None:
     assert list_checkpoints(tmp_path) == []
     (tmp_path / "checkpoints").mkdir()
-    for name in ("000000000100.pt", "000000002000.pt", ".000000003000.part.pt", "notes.pt"):
+    for name in (
+        "000000000100.pt",
+        "000000002000.pt",
+        ".000000003000.part.pt",
+        "notes.pt",
+        "2024.pt",
+        "0" * 13 + ".pt",
+    ):
         (tmp_path / "checkpoints" / name).touch()
     assert [path.name for path in list_checkpoints(tmp_path)] == ["000000002000.pt", "000000000100.pt"]
 
 
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    """A project with a run and a data folder, which is a link; and other folders."""
-    for name in ("mnist", "project/logs/batch_norm/aa", "project/deeper", "elsewhere"):
-        (tmp_path / name).mkdir(parents=True)
-    (tmp_path / "project" / "data").symlink_to(tmp_path / "mnist")
-    return tmp_path / "project"
+def test_checkpoints_of_another_folder(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "000000000100.pt").touch()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoints").symlink_to(tmp_path / "other")
+    assert list_checkpoints(tmp_path / "run") == []
 
 
-def record_data(run: Path, folder: object) -> None:
-    (run / "configs.yaml").write_text(yaml.safe_dump({"data_folder": {"computed": folder, "value": None}}))
-
-
-@pytest.mark.parametrize(("here", "found"), [(".", "data"), ("deeper", "../data"), ("../elsewhere", "../project/data")])
-def test_the_data_folder_of_a_run(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], here: str, found: str
-) -> None:
-    run = project / "logs" / "batch_norm" / "aa"
-    record_data(run, "../../../data")
-    monkeypatch.chdir(project / here)
-    assert find_data(run, "data") == found
-    moved = project.rename(project.parent / "moved")
-    monkeypatch.chdir(moved / "deeper")
-    assert find_data(moved / "logs" / "batch_norm" / "aa", "data") == "../data"
-    assert capsys.readouterr().err == ""
-
-
-def test_a_data_folder_that_no_longer_exists(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = project / "logs" / "batch_norm" / "aa"
-    monkeypatch.chdir(project / "deeper")
-    for recorded, data_path in (("../../../mnist", "mnist"), ("../../../mnist", str(project / "mnist"))):
-        record_data(run, recorded)
-        assert find_data(run, data_path) == "data"
-        assert capsys.readouterr().err == f"the data folder of {run} no longer exists (../mnist): using data\n"
-    monkeypatch.chdir(project)
-    (project / "data").unlink()
-    record_data(run, "../../../data")
-    assert find_data(run, "data") == "data"  # it is downloaded there again, as in the run
-    assert capsys.readouterr().err == ""
-
-
-@pytest.mark.parametrize("content", [None, "", "data_folder: 3", "data_folder: {computed: null}", "[1"])
-def test_without_a_record_of_the_data_folder(project: Path, content: str | None) -> None:
-    run = project / "logs" / "batch_norm" / "aa"
-    if content is not None:
-        (run / "configs.yaml").write_text(content)
-    assert find_data(run, "somewhere") == "somewhere"
+@pytest.mark.parametrize("name", ["log.jsonl", "checkpoints", "checkpoints/000000000100.pt", "what labml adds"])
+def test_a_run_with_links(tmp_path: Path, name: str) -> None:
+    """What a run writes must not lead out of its folder. The folder itself may be a link."""
+    run, other = tmp_path / "run", tmp_path / "other"
+    for folder in (run / "checkpoints", run / "artifacts", other):
+        folder.mkdir(parents=True)
+    for file in ("run.yaml", "log.jsonl", "checkpoints/000000000100.pt"):
+        (run / file).touch()
+    check_files(run)
+    (tmp_path / "link").symlink_to(run)
+    check_files(tmp_path / "link")
+    if (run / name).exists():
+        (run / name).rename(tmp_path / "moved")
+    (run / name).symlink_to(other)
+    with pytest.raises(UserError, match=f"{name} is a symbolic link, which is not followed$"):
+        check_files(run)
+    (run / name).unlink()
+    os.mkfifo(run / name)
+    with pytest.raises(UserError, match=f"{name} is not a regular file$"):
+        check_files(run)
 
 
 def test_by_folder(logs: Path) -> None:

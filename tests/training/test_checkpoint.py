@@ -6,14 +6,19 @@ import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from labml_bn.cli.errors import UserError
+from labml_bn.data.mnist import load
+from labml_bn.models import ConvNet
 from labml_bn.records.folder import list_checkpoints
 from labml_bn.training import checkpoint
+from labml_bn.training.optimizers import Adam
 from tests.conftest import Run, metrics, runs
 
 
@@ -84,6 +89,153 @@ def test_a_damaged_checkpoint(run: Path, damage: Callable[[Path], None]) -> None
         checkpoint.newest(run)
     assert "\n" not in str(raised.value)
     assert not Path("evil").exists()
+
+
+@pytest.fixture
+def parts(data_path: Path) -> Any:
+    """The parts of that run that a checkpoint is restored to, without labml."""
+    torch.manual_seed(1)
+    model = ConvNet()
+    images = load("MNIST", data_path, "train", samples=1000, device=torch.device("cpu"), dtype=torch.float32)
+    return SimpleNamespace(
+        model=model,
+        optimizer=Adam(model.parameters(), fused=True),
+        train_set=images,
+        train_batch_size=64,
+        inner_iterations=4,
+        checkpoint_interval=1.0,
+        epochs=3,
+        device=torch.device("cpu"),
+    )
+
+
+def test_restored(run: Path, parts: Any) -> None:
+    found = checkpoint.newest(run)
+    progress = checkpoint.restore(parts, found.state, run)
+    assert (progress.epoch, progress.step, progress.seen) == (3, 0, 3000)
+    for name, tensor in parts.model.state_dict().items():
+        assert torch.equal(tensor, found.state["model"][name])
+    restored = parts.optimizer.state_dict()
+    assert restored["param_groups"][0]["lr"] == 0.001
+    for number, values in found.state["optimizer"]["state"].items():
+        for name, value in values.items():
+            assert torch.equal(restored["state"][number][name], value)
+
+
+def first(state: Any) -> Any:
+    return state["optimizer"]["state"][0]
+
+
+#: Changes of a state that has the right form: what no run has saved.
+MALFORMED: dict[str, Callable[[Any], object]] = {
+    "seen": lambda state: state["progress"].update(seen=10),
+    "steps": lambda state: state["progress"].update(step=10**9),
+    "epochs": lambda state: state["progress"].update(epoch=4, seen=4000),
+    "no moment": lambda state: first(state).pop("exp_avg"),
+    "another moment": lambda state: first(state).update(other=torch.zeros(3)),
+    "a moment's shape": lambda state: first(state).update(exp_avg=torch.zeros(3)),
+    "a moment that is a text": lambda state: first(state).update(exp_avg="zeros"),
+    "a non-finite moment": lambda state: first(state)["exp_avg"].fill_(torch.nan),
+    "a step for each weight": lambda state: first(state).update(step=torch.ones(20, 1, 5, 5)),
+    "no parameter": lambda state: state["optimizer"]["state"].pop(0),
+    "another parameter": lambda state: state["optimizer"]["state"].update({99: first(state)}),
+    "a parameter with a name": lambda state: state["optimizer"].update(state={"conv1": {}}),
+    "no state": lambda state: state["optimizer"].pop("state"),
+    "metrics of other steps": lambda state: state["metrics"].update(
+        steps=[10**9], images=[1], losses=torch.zeros(1), correct=torch.zeros(1)
+    ),
+    "metrics of other lengths": lambda state: state["metrics"].update(
+        steps=[1], images=[1, 2], losses=torch.zeros(2), correct=torch.zeros(2)
+    ),
+    "metrics without losses": lambda state: state["metrics"].update(steps=[1], images=[1]),
+    "no random state": lambda state: state["random"].pop("torch"),
+    "Python's": lambda state: state["random"].update(python=(3, (1, 2), None)),
+    "NumPy's": lambda state: state["random"].update(numpy=("MT19937", torch.zeros(3), 0, 0, 0.0)),
+    "NumPy's position": lambda state: state["random"].update(
+        numpy=("MT19937", torch.zeros(624, dtype=torch.int64), 10**9, 0, 0.0)
+    ),
+    "NumPy's generator": lambda state: state["random"].update(numpy=("PCG64", torch.zeros(624), 0, 0, 0.0)),
+    "PyTorch's": lambda state: state["random"].update(torch=torch.zeros(3, dtype=torch.uint8)),
+}
+
+
+@pytest.mark.parametrize("change", MALFORMED.values(), ids=MALFORMED)
+def test_malformed(run: Path, parts: Any, change: Callable[[Any], object]) -> None:
+    """Each is refused in one line, though it can be read."""
+    newest, *_ = list_checkpoints(run)
+    state = torch.load(newest, weights_only=True)
+    change(state)
+    torch.save(state, newest)
+    found = checkpoint.newest(run)
+    assert found.path == newest
+    with pytest.raises(UserError, match=r"^the checkpoint of .* is damaged: ") as raised:
+        checkpoint.restore(parts, found.state, run)
+    assert "\n" not in str(raised.value)
+
+
+def test_what_is_set_is_set_by_the_settings(run: Path, parts: Any) -> None:
+    """Not by the copy of it that PyTorch saves with the state of an optimizer."""
+    state = checkpoint.newest(run).state
+    state["optimizer"]["param_groups"] = [{"lr": "fast", "params": "all"}]
+    checkpoint.restore(parts, state, run)
+    assert parts.optimizer.param_groups[0]["lr"] == 0.001
+
+
+def test_a_network_of_any_size(run: Path) -> None:
+    """A network of 40 GB that is only in the settings is refused before it is made."""
+    state = checkpoint.newest(run).state
+    state["settings"]["layers"] = "-".join(["9999N"] * 100)
+    with pytest.raises(UserError, match="does not match the architecture in its settings: "):
+        checkpoint.changed(run, state, {})
+
+
+def test_other_files_are_not_deleted(run: Path, train: Run, work: Path) -> None:
+    """Only what has a checkpoint's name and begins as one; none through a link."""
+    folder = run / "checkpoints"
+    kept = ["000000000001.pt", "notes.pt", "1234.pt"]
+    for name in kept:
+        (folder / name).write_bytes(b"of the user")
+    (folder / "000000000002.pt").write_bytes((folder / "000000003000.pt").read_bytes())
+    assert train("--resume", "latest", "epochs=4").returncode == 0
+    assert {path.name for path in folder.iterdir()} >= {*kept, "000000004000.pt", "000000003000.pt"}
+    assert not (folder / "000000000002.pt").exists()
+
+    other = work / "other"
+    folder.rename(other)
+    folder.symlink_to(other)
+    before = sorted(path.name for path in other.iterdir())
+    done = train("--resume", "latest", "epochs=5")
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert sorted(path.name for path in other.iterdir()) == before
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["log.jsonl", "configs.yaml", "indicators.yaml", "run_log.jsonl", "run.pid", "model.safetensors", "run.lock"],
+)
+def test_a_run_whose_files_are_links_is_not_resumed(run: Path, train: Run, work: Path, name: str) -> None:
+    other = work / "other"
+    if (run / name).exists():
+        (run / name).rename(other)
+    else:
+        other.write_text("of the user")
+    (run / name).symlink_to(other)
+    before = other.read_bytes()
+    done = train("--resume", str(run), "epochs=4")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"{name} is a symbolic link, which is not followed" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert other.read_bytes() == before
+
+
+def test_a_run_that_is_reached_through_links_is_resumed(run: Path, train: Run, work: Path) -> None:
+    """The logs folder and the run's folder may be links."""
+    elsewhere = (work / "logs").rename(work / "elsewhere")
+    (work / "logs").symlink_to(elsewhere)
+    (elsewhere / "batch_norm" / "link").symlink_to(elsewhere / "batch_norm" / run.name)
+    assert train("--resume", "logs/batch_norm/link", "epochs=4").returncode == 0
+    assert (elsewhere / "batch_norm" / run.name / "checkpoints" / "000000004000.pt").is_file()
 
 
 def test_which_checkpoints_are_kept(train: Run, work: Path, small: list[str]) -> None:

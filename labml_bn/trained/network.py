@@ -1,0 +1,37 @@
+"""The network that a file describes, without trusting the file: nothing is allocated that it does not contain."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labml_bn.models import ConvNet
+from labml_bn.settings import parsed_layers
+
+#: So many values of a layer, for all images of a batch, are computed at a time in an evaluation: 1 GiB in float32.
+MOST_VALUES = 1 << 28
+
+
+def make_network(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> ConvNet:
+    """The network with these settings, every key given, and copies of its state in `tensors`, on their device.
+
+    Raises RuntimeError if the state does not match the network.
+    """
+    with torch.device("meta"):
+        network = ConvNet(settings["norm"], parsed_layers(settings["layers"]))
+    state = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    network.load_state_dict(state, assign=True)
+    return network
+
+
+def evaluation_batch_size(settings: Mapping[str, Any]) -> int:
+    """`valid_batch_size`, or fewer images if a layer of so many would exceed `MOST_VALUES`."""
+    side, most = 28, 28 * 28
+    for kind, width, size, stride in parsed_layers(settings["layers"]):
+        if kind != "N":
+            side = (side - size) // stride + 1
+        if kind == "C":
+            most = max(most, width * side * side)
+    batch_size: int = settings["valid_batch_size"]
+    return max(1, min(batch_size, MOST_VALUES // most))
