@@ -1,10 +1,12 @@
 """Writing files atomically, reading YAML, and the names of files and folders that users type."""
 
 import contextlib
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -39,6 +41,20 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Open a regular file, or a link to one, to read its bytes.
+
+    Raises OSError for anything else: a pipe would be waited for, and a device can be endless.
+    """
+    # Without O_NONBLOCK, opening a named pipe waits for a writer. For regular files it has no meaning.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    file = open(path, "rb", opener=lambda name, _: os.open(name, flags))  # noqa: SIM115
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return file
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Files replaced atomically, damaged YAML, and the names of files and folders."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from labml_bn.cli.errors import UsageError
-from labml_bn.cli.files import check_writable, read_yaml, relative_path, replacing, resolve_folder
+from labml_bn.cli.files import check_writable, open_regular, read_yaml, relative_path, replacing, resolve_folder
 
 
 def test_replacing(tmp_path: Path) -> None:
@@ -88,3 +89,19 @@ def test_impossible_folders(name: str, tmp_path: Path, monkeypatch: pytest.Monke
             pytest.skip("Path.resolve takes loops as they are")
     with pytest.raises(UsageError, match="cannot be a folder"):
         resolve_folder(name)
+
+
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    """A pipe without a writer is not waited for."""
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("file")
+    for name in ("file", "link"):
+        with open_regular(tmp_path / name) as file:
+            assert file.read() == b"content"
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    for name in ("pipe", "device"):
+        with pytest.raises(OSError, match="not a regular file"):
+            open_regular(tmp_path / name)
+    with pytest.raises(IsADirectoryError):
+        open_regular(tmp_path)
