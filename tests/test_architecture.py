@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "settings": {"cli", "yaml"},
     "norm": {"torch"},
     "models": {"norm", "torch"},
-    "data": {"cli", "numpy", "torch", "torchvision", "PIL", "filelock", "tqdm"},
+    "data": {"cli", "numpy", "torch", "PIL", "filelock", "tqdm"},
     "records": {"cli", "settings", "numpy", "matplotlib", "filelock"},
     "trained": {
         *("norm", "models", "data", "settings", "cli", "records.folder", "records.saved"),

@@ -105,6 +105,19 @@ def test_not_an_image(command: Run, trained: Path, work: Path, content: bytes | 
     assert done.stderr.count("\n") == 1
 
 
+def test_no_program_is_run(command: Run, environment: dict[str, str], trained: Path, work: Path) -> None:
+    """A PostScript file would be given to Ghostscript."""
+    (work / "bin").mkdir()
+    (work / "bin" / "gs").write_text(f"#!/bin/sh\ntouch {work / 'has_run'}\n")
+    (work / "bin" / "gs").chmod(0o755)
+    environment["PATH"] = f"{work / 'bin'}:{environment['PATH']}"
+    (work / "digit.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n")
+    done = command("predict", trained, "digit.png")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "error: digit.png cannot be read as an image (PNG, JPEG, GIF, BMP, TIFF, WEBP or PPM)\n"
+    assert not (work / "has_run").exists()
+
+
 def test_no_arguments(command: Run) -> None:
     done = command("predict")
     assert done.returncode == 2

@@ -29,8 +29,8 @@ PLAIN = 10_000
 # The C loader, if there is one, is ten times as fast.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-_NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-_BINARY = getattr(os, "O_BINARY", 0)  # Windows
+_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 class TooLargeError(ValueError):
@@ -41,28 +41,29 @@ class UnreadableError(UserError):
     """A file that is not read: it is not a regular file, or it exceeds a limit."""
 
 
-def open_regular(path: Path, flags: int = os.O_RDONLY) -> int:
-    """A descriptor of a regular file; `flags` are those of `os.open`. Symbolic links are not followed.
+def open_regular(path: Path, flags: int = os.O_RDONLY, *, follow_links: bool = False) -> int:
+    """A descriptor of a regular file; `flags` are those of `os.open`. If the user chose the file, it may be a link.
 
     Raises UnreadableError if it is anything else, OSError if it cannot be opened.
     """
     with contextlib.suppress(FileNotFoundError):
-        check_regular(path)
-    return os.open(path, flags | _NO_LINK | _BINARY, 0o666)  # what is put there since is not followed either
+        check_regular(path, follow_links=follow_links)
+    no_link = 0 if follow_links else _NO_LINK  # what is put there since the check is not followed either
+    return os.open(path, flags | no_link | _NO_WAIT, 0o666)
 
 
-def check_regular(path: Path) -> None:
+def check_regular(path: Path, *, follow_links: bool = False) -> None:
     """Raise UnreadableError if there is anything but a regular file, FileNotFoundError if there is nothing."""
-    mode = path.lstat().st_mode
+    mode = (path.stat() if follow_links else path.lstat()).st_mode
     if stat.S_ISLNK(mode):
         raise UnreadableError(f"{path} is a symbolic link, which is not followed")
     if not stat.S_ISREG(mode):
         raise UnreadableError(f"{path} is not a regular file")
 
 
-def open_to_read(path: Path, limit: int = LIMIT) -> BinaryIO:
+def open_to_read(path: Path, limit: int = LIMIT, *, follow_links: bool = False) -> BinaryIO:
     """A regular file of at most `limit` bytes, opened for reading. Raises as `open_regular` does."""
-    file = os.fdopen(open_regular(path), "rb")
+    file = os.fdopen(open_regular(path, follow_links=follow_links), "rb")
     if os.fstat(file.fileno()).st_size > limit:
         file.close()
         raise UnreadableError(f"{path} is larger than {limit >> 20} MiB")

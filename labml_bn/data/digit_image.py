@@ -9,10 +9,14 @@ estimation and stroke edges" (IJDAR 2010). The ink must not pull the surface tow
 iteratively reweighted least squares with Tukey's biweight (Beaton & Tukey 1974).
 """
 
+import contextlib
+import math
+import os
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +25,24 @@ from numpy.polynomial.polynomial import polygrid2d, polyvander2d
 from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
-from labml_bn.cli.errors import UsageError, UserError, os_errors_as
+from labml_bn.cli.errors import UsageError, UserError, os_errors_as, reason
 from labml_bn.cli.files import check_parent, replacing
+from labml_bn.cli.received import open_to_read
 
 Pixels = npt.NDArray[np.float64]
+
+#: The formats that are read. Pillow has dozens more, of which one, EPS, runs a program that is in the file.
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
+
+#: The limits of a file, which are checked before it is decoded: a photograph of a phone has up to 50 megapixels.
+MOST_MEGAPIXELS = 51
+MOST_MEGABYTES = 100
+
+#: An image with more rows or columns is reduced to at most so many before anything is computed from it.
+LONGEST = 2048
+
+#: The modes of images whose pixels are 16-bit, 32-bit or real numbers.
+WIDE = ("I", "F", "I;16", "I;16L", "I;16B", "I;16N")
 
 #: The degrees of the polynomials that are tried: 1 is a gradient, 2 is vignetting, 4 also follows a spot of light or a
 #: soft shadow.
@@ -46,33 +64,87 @@ FAINT = 0.2
 def read_digit(path: Path) -> Tensor:
     """The digit in an image file, [28, 28] uint8, light on dark.
 
-    The image may have any size, and be dark on light, light on dark, or on a transparent background. Raises UserError,
-    in one line, if the file is missing, is not an image, or is blank.
+    The image may have any size up to the limits above, and be dark on light, light on dark, or on a transparent
+    background. Raises UserError, in one line, if the file is missing, is not an image, or is blank.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # for example about damaged EXIF data
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
-                ink = _ink(ImageOps.exif_transpose(file))
+        with open_to_read(path, sys.maxsize, follow_links=True) as file:
+            ink = _ink(_grey(file, path))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UserError(f"{path} has too many pixels for a picture of a digit") from error
-    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises each of them for a damaged file
-        raise UserError(f"{path} cannot be read as an image") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {reason(error)}") from error
+    except MemoryError as error:
+        raise UserError(f"there is not enough memory for the image in {path}") from error
     if ink.max() == 0:
         raise UserError(f"{path}: the image is blank")
     return torch.from_numpy((_placed(ink) * 255).round().astype(np.uint8))
 
 
-def _ink(image: Any) -> Pixels:
-    """Each pixel's contrast to the background, 0 to 1."""
-    if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
-        image = _stretched(image)
-    if min(image.size) > 56 and image.mode in {"L", "RGB"}:
-        image = image.filter(ImageFilter.MedianFilter(3))  # specks and noise
-    grey = image.convert("LA")
+def _grey(file: BinaryIO, path: Path) -> Any:
+    """The image in a file, upright, its mode "LA": lightness and opacity."""
+    if os.fstat(file.fileno()).st_size > MOST_MEGABYTES * 10**6:
+        raise UserError(f"{path} is larger than {MOST_MEGABYTES} MB: reduce the image first")
+    too_large = f"{path} has more than {MOST_MEGAPIXELS} megapixels: reduce the image first"
+    try:
+        with warnings.catch_warnings(), _without_stderr():
+            warnings.simplefilter("ignore")  # for example about damaged EXIF data
+            image: Any = Image.open(file, formats=FORMATS)
+            if max(image.width * image.height, _tile(image)) > MOST_MEGAPIXELS * 10**6:
+                raise UserError(too_large)
+            image = ImageOps.exif_transpose(_reduced(image))
+            if image.mode in WIDE:
+                image = _stretched(image)
+            if min(image.size) > 56 and image.mode in {"L", "RGB"}:
+                image = image.filter(ImageFilter.MedianFilter(3))  # specks and noise
+            return image.convert("LA")
+    except (UserError, MemoryError):
+        raise
+    except Image.DecompressionBombError as error:
+        raise UserError(too_large) from error
+    except Exception as error:  # a damaged file makes Pillow raise almost anything
+        formats = f"{', '.join(FORMATS[:-1])} or {FORMATS[-1]}"
+        raise UserError(f"{path} cannot be read as an image ({formats})") from error
+
+
+def _tile(image: Any) -> int:
+    """The pixels of a tile of a TIFF file, which can be larger than the image."""
+    width, length = 322, 323  # the tags
+    return image.tag_v2.get(width, 0) * image.tag_v2.get(length, 0) if image.format == "TIFF" else 0
+
+
+@contextlib.contextmanager
+def _without_stderr() -> Iterator[None]:
+    """Discard what is written to the descriptor of stderr: libtiff reports damaged files there."""
+    try:
+        stderr = os.dup(2)
+    except OSError:  # it is closed
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nothing:  # noqa: PTH123
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+
+
+def _reduced(image: Any) -> Any:
+    """The image with at most `LONGEST` rows and columns: each pixel is the mean of those that it replaces."""
+    # A JPEG file can be decoded at a half, a quarter or an eighth of its size; for other formats this does nothing.
+    image.draft(None, (LONGEST, LONGEST))
+    image.load()
+    factor = math.ceil(max(image.size) / LONGEST)
+    if factor == 1:
+        return image
+    if image.mode not in {"I", "F"}:  # palettes and 16-bit numbers have no mean
+        image = image.convert("I" if image.mode in WIDE else "RGBA" if image.has_transparency_data else "L")
+    return image.reduce(factor)
+
+
+def _ink(grey: Any) -> Pixels:
+    """Each pixel's contrast to the background, 0 to 1, of an image whose mode is "LA"."""
     lightness, alpha = (np.asarray(grey.getchannel(channel), dtype=np.float64) / 255 for channel in ("L", "A"))
     if alpha.min() < 1:
         # A transparent background is the opposite of the ink.

@@ -1,6 +1,7 @@
 """Checks that checkpoints and weights share: of the format, the settings and the architecture."""
 
 import contextlib
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,5 +34,5 @@ def matching_architecture(what: Path | str) -> Iterator[None]:
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
         # PyTorch lists the differences below a heading.
         heading, *differences = str(error).splitlines()
-        difference = (differences or [heading])[0].strip()
+        difference = textwrap.shorten((differences or [heading])[0], 200)
         raise UserError(f"{what} does not match the architecture in its settings: {difference}") from error

@@ -16,6 +16,7 @@ from labml_bn.cli.received import (
     LIMIT,
     UnreadableError,
     open_to_append,
+    open_to_read,
     parse_json,
     parse_yaml,
     read_bytes,
@@ -152,3 +153,13 @@ def test_any_text(text: str) -> None:
     for parse in (parse_yaml, parse_json):
         with contextlib.suppress(ValueError, yaml.YAMLError):
             parse(text)
+
+
+def test_a_file_that_the_user_chose_may_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    with open_to_read(tmp_path / "link", follow_links=True) as file:
+        assert file.read() == b"content"
+    with pytest.raises(UnreadableError, match="device is not a regular file"):
+        open_to_read(tmp_path / "device", follow_links=True)

