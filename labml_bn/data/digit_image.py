@@ -31,10 +31,11 @@ from labml_bn.cli.received import open_to_read
 
 Pixels = npt.NDArray[np.float64]
 
-#: The formats that are read. Pillow has dozens more, of which one, EPS, runs a program that is in the file.
+#: The formats that are read. Pillow knows dozens more; an EPS file, whatever its name, is a program for Ghostscript.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 
-#: The limits of a file, which are checked before it is decoded: a photograph of a phone has up to 50 megapixels.
+#: The limits of a file, which are checked before it is decoded. Phones take photographs of up to 50 megapixels.
+#: Decoding the largest image takes up to 1 GB, and a file of that size with nothing but metadata about as much.
 MOST_MEGAPIXELS = 51
 MOST_MEGABYTES = 100
 
