@@ -19,6 +19,7 @@ from typing import Any
 from labml_bn.cli import threads
 from labml_bn.cli.command import Parser, run_command
 from labml_bn.cli.files import check_writable
+from labml_bn.cli.text import printable
 
 
 def main() -> None:
@@ -47,7 +48,7 @@ def main() -> None:
     statistics, samples = arguments.statistics
     classification = classify(trained, statistics, samples, _progress)
     of = f" of the first {samples} training images" if samples else ""
-    print(f"{source}: {trained.dataset}, norm={trained.settings['norm']}, {statistics} statistics{of}")
+    print(printable(f"{source}: {trained.dataset}, norm={trained.settings['norm']}, {statistics} statistics{of}"))
     print(classification.report())
     if arguments.figure:
         from labml_bn.records import figures

@@ -12,6 +12,7 @@ from pathlib import Path
 from labml_bn.cli import threads
 from labml_bn.cli.command import Parser, run_command
 from labml_bn.cli.files import check_writable
+from labml_bn.cli.text import printable
 
 
 def main() -> None:
@@ -32,7 +33,7 @@ def main() -> None:
 
     on_cpu = {"device.use_cuda": False}
     source, trained = load_run(arguments.run, arguments.logs, arguments.data, arguments.checkpoint, **on_cpu)
-    print(f"{source}: {trained.dataset}, norm={trained.settings['norm']}", flush=True)
+    print(printable(f"{source}: {trained.dataset}, norm={trained.settings['norm']}"), flush=True)
     images, farthest = export(trained, path)
     mean, std = PIXELS[trained.dataset]
     print(f"{path}: on {images} test images the same classes as PyTorch, logits within {farthest:.1e}")

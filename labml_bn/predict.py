@@ -14,6 +14,7 @@ from pathlib import Path
 from labml_bn.cli import threads
 from labml_bn.cli.command import Parser, run_command
 from labml_bn.cli.errors import UserError
+from labml_bn.cli.text import printable
 
 
 def main() -> None:
@@ -42,9 +43,9 @@ def main() -> None:
         except UserError as error:
             if len(arguments.images) == 1:
                 raise
-            print(f"{error.label}: {error}", file=sys.stderr)
+            print(printable(f"{error.label}: {error}"), file=sys.stderr)
     predictions = predict(trained, torch.stack([*digits.values()])) if digits else []
-    print(f"{source}: {trained.dataset}, norm={trained.settings['norm']}", file=sys.stderr)
+    print(printable(f"{source}: {trained.dataset}, norm={trained.settings['norm']}"), file=sys.stderr)
     for number, prediction in zip(digits, predictions, strict=True):
         if arguments.save:
             save_digit(files[number], digits[number])
@@ -52,7 +53,7 @@ def main() -> None:
         likeliest = ", ".join(f"{name} ({probability:.2%})" for name, probability in prediction.likeliest)
         distances = f"distance {prediction.distance:.3f}, limit {prediction.limit:.3f}"
         unlike = f"; unlike the training images: {distances}" if prediction.unlike else ""
-        print(f"{path}: {likeliest}{unlike}")
+        print(printable(f"{path}: {likeliest}{unlike}"))
     unread = len(arguments.images) - len(digits)
     if unread:
         raise UserError(f"{unread} of {len(arguments.images)} images could not be used")

@@ -42,7 +42,7 @@ def main() -> None:
     given = settings.read(arguments.settings, together=arguments.resume is None and arguments.like is None)
 
     from labml_bn.cli.output import continue_without_reader
-    from labml_bn.cli.text import duration
+    from labml_bn.cli.text import duration, printable
 
     continue_without_reader()  # `train | head` loses the lines, not the run
     from labml_bn.training import run
@@ -59,10 +59,10 @@ def main() -> None:
             print("This cannot be told from guessing: try another learning rate (lr=...) or optimizer, or more epochs.")
     folder, logs = os.path.relpath(finished.folder), os.path.relpath(finished.folder.parent.parent)
     where = "" if logs == "logs" else f" --logs {shlex.quote(logs)}"
-    print(f"Run: {folder}")
+    print(printable(f"Run: {folder}"))
     print("Look at it:")
     for command in ("evaluate RUN", "predict RUN IMAGE.png", f"compare RUN latest:5{where}", f"dashboard{where}"):
-        print(f"  python -m labml_bn.{command.replace('RUN', shlex.quote(folder))}")
+        print(printable(f"  python -m labml_bn.{command.replace('RUN', shlex.quote(folder))}"))
 
 
 def _list_of_keys() -> str:

@@ -378,7 +378,7 @@ def test_attacks(tmp_path: Path) -> None:
     (tmp_path / "endless.png").symlink_to("/dev/zero")
     expected |= {name: f"{tmp_path / name} is not a regular file" for name in ("pipe.png", "endless.png")}
     (tmp_path / "folder.png").mkdir()
-    expected["folder.png"] = "Is a directory"
+    expected["folder.png"] = "is not a regular file"
     outcomes, memory = read_apart(*(tmp_path / name for name in expected))
     for name, outcome in zip(expected, outcomes, strict=True):
         assert name in outcome

@@ -180,7 +180,7 @@ NAMES = {
         b"two\nlines",
         b"not \xff\xfe UTF-8",
         "right\u202eto left".encode(),
-        b"<script>alert(1)</script>",
+        b"<img src=x onerror=alert(1)>",
         b"x" * 255,
         b"--help",
         b"a b'c\"d",
