@@ -15,6 +15,7 @@ import torch
 
 from labml_bn.cli.errors import UsageError, UserError, reason
 from labml_bn.cli.files import replacing, sync
+from labml_bn.cli.text import printable
 from labml_bn.records.folder import CHECKPOINTS, LOG, list_checkpoints
 from labml_bn.records.saved import matching_architecture
 from labml_bn.settings import CHANGEABLE, as_typed, check_together, complete
@@ -25,6 +26,9 @@ from labml_bn.trained.network import make_network
 from labml_bn.training import tracking
 from labml_bn.training.loop import Evaluation, Progress, make_schedule
 from labml_bn.training.parts import Configs
+
+#: The largest number of threads that a run is resumed with.
+MOST_THREADS = 1024
 
 
 class Checkpoints:
@@ -92,6 +96,7 @@ def capture(c: Configs, progress: Progress) -> State:
         "model": c.model.state_dict(),
         "optimizer": c.optimizer.state_dict(),
         "random": random_states(),
+        "threads": torch.get_num_threads(),
     }
 
 
@@ -141,14 +146,39 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[int, Any]) 
 
 def newest(run: Path) -> Found:
     """The latest checkpoint of a run that it can be resumed from. Raises UserError if there is none."""
-    return checkpoints.newest(run, _check_log)
+    return checkpoints.newest(run, _check)
 
 
-def _check_log(path: Path, state: State) -> None:
-    """Raise UserError if the run's log does not reach as far as the checkpoint."""
+def _check(path: Path, state: State) -> None:
+    """Raise UserError if the run's log does not reach as far as the checkpoint, or its threads are not a number."""
     log = path.parents[1] / LOG
     if not log.is_file() or log.stat().st_size < state["log"]["size"]:
         raise UserError(f"{log} is shorter than {path.name} expects")
+    threads = state.get("threads", 1)
+    if type(threads) is not int or not 1 <= threads <= MOST_THREADS:
+        raise UserError(f"{path} has an impossible number of threads: {str(threads)[:20]}")
+
+
+def set_threads(state: State | None, run: Path | None) -> str:
+    """Compute with as many threads as the run did, which decides the order of additions, and so the last bits.
+
+    Returns `, with N threads` if these are others than PyTorch has chosen here, else nothing. If the number is unknown
+    or cannot be set, a warning is printed.
+    """
+    chosen = torch.get_num_threads()
+    saved = state.get("threads") if state else chosen
+    if saved is not None:
+        torch.set_num_threads(saved)  # also for a new run: PyTorch then no longer lets MKL use fewer
+    if saved != torch.get_num_threads():
+        had = "an unknown number of" if saved is None else saved
+        warning = (
+            f"warning: {run} was trained with {had} threads, and continues with {torch.get_num_threads()}: the results "
+            "may differ in the last bits from those of an uninterrupted run"
+        )
+        print(printable(warning), file=sys.stderr)
+    elif saved != chosen:
+        return f", with {saved} thread{'s' if saved > 1 else ''} as before"
+    return ""
 
 
 def changed(run: Path, state: State, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -209,6 +209,17 @@ def test_a_checkpoint_of_another_network(run: Path, train: Run) -> None:
     )
 
 
+def test_a_checkpoint_without_its_number_of_threads(run: Path, train: Run) -> None:
+    """As earlier versions saved it: the run continues, and a warning says that its last bits may differ."""
+    newest = list_checkpoints(run)[0]
+    state = torch.load(newest, weights_only=True)
+    del state["threads"]
+    torch.save(state, newest)
+    assert_one_line(
+        train("--resume", "latest", "epochs=4"), 0, f"warning: {run} was trained with an unknown number of threads"
+    )
+
+
 def test_a_log_shorter_than_its_checkpoint(run: Path, train: Run) -> None:
     log = run / "log.jsonl"
     log.write_bytes(log.read_bytes()[:100])

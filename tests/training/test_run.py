@@ -66,6 +66,27 @@ def test_ended_by_a_signal(
     assert_same(run, full_run)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [("1", "4"), ("4", "1")])
+def test_resumed_with_another_number_of_threads(
+    begin: Begin, train: Run, work: Path, environment: dict[str, str], small: list[str], before: str, after: str
+) -> None:
+    """The order of additions, and so the last bits, depend on the number of threads: that of the start stays."""
+    environment["OMP_NUM_THREADS"] = before
+    assert train(*small, "logs_path=uninterrupted").returncode == 0
+    (uninterrupted,) = (work / "uninterrupted" / "batch_norm").glob("[!.]*")
+    process = begin(*small)
+    wait_for(process, "epoch 2/3 step 4")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    environment["OMP_NUM_THREADS"] = after
+    done = train("--resume", "latest")
+    assert (done.returncode, done.stderr) == (0, "")
+    (run,) = runs(work)
+    assert_same(run, uninterrupted)
+    assert done.stdout.splitlines()[1].endswith(f", with {before} thread{'s' * (before != '1')} as before")
+
+
 #: Settings that change how a step is taken.
 UNUSUAL = [
     *("layers=P2-8C3-P2-4C3-30N-20N", "train_samples=1010", "precision=bfloat16", "checkpoint_interval=0.5"),
