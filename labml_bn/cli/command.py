@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from labml_bn import __version__
 from labml_bn.cli.errors import UsageError, UserError, exit_status, reason
-from labml_bn.cli.output import discard
+from labml_bn.cli.output import GONE, continue_without_errors, discard
 
 _TRACEBACK = "--traceback"
 
@@ -46,11 +46,15 @@ class Parser(argparse.ArgumentParser):
 
 
 def run_command(main: Callable[[], None]) -> NoReturn:
-    """Run a command and exit: 0 success, 1 failure, 2 wrong use, 130 or 143 ended by a signal; one line says why."""
+    """Run a command and exit: 0 success, 1 failure, 2 wrong use, or that of a signal; one line says why.
+
+    The exit status is the same if standard error cannot be written.
+    """
     status = 0
     # A standard stream that was closed before the start is None: what is written to it is discarded.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    continue_without_errors()
     try:
         main()
         sys.stdout.flush()
@@ -66,8 +70,11 @@ def run_command(main: Callable[[], None]) -> NoReturn:
         # Errors of all other files are already UserErrors, so this was the output. If its reader has gone, as `head`
         # does, there is nothing to report. Python would complain again when it closes stdout.
         discard(sys.stdout)
-        if not isinstance(error, BrokenPipeError):
+        if error.errno not in GONE:
             print(f"error: {reason(error)}", file=sys.stderr)
         status = 1
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the outcome is decided: Ctrl-C during the exit changes nothing
+    # The outcome is decided: neither Ctrl-C nor a terminal that is closed changes it during the exit.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):  # Windows has none
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     sys.exit(status)

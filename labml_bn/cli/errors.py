@@ -18,7 +18,7 @@ class UsageError(UserError):
 
 
 class StoppedError(UserError):
-    """A signal ended a run; the message says how to resume it. `status` is 130 (SIGINT) or 143 (SIGTERM)."""
+    """A signal ended a run; the message says how to resume it. `status` is that of `exit_status`."""
 
     label = "interrupted"
 
@@ -31,9 +31,13 @@ class Terminated(KeyboardInterrupt):
     """The system asks the process to end (SIGTERM)."""
 
 
+class HungUp(KeyboardInterrupt):
+    """The terminal of the process was closed (SIGHUP)."""
+
+
 def exit_status(interrupt: KeyboardInterrupt) -> int:
-    """The exit status for Ctrl-C (130) or SIGTERM (143)."""
-    return 143 if isinstance(interrupt, Terminated) else 130
+    """The exit status for Ctrl-C (130), SIGTERM (143) or SIGHUP (129)."""
+    return {Terminated: 143, HungUp: 129}.get(type(interrupt), 130)
 
 
 def reason(error: OSError) -> str:

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from labml_bn.cli.errors import Terminated, UserError, exit_status, os_errors_as, reason
+from labml_bn.cli.errors import HungUp, Terminated, UserError, exit_status, os_errors_as, reason
 
 
 def test_reason() -> None:
@@ -23,3 +23,4 @@ def test_os_errors_become_user_errors() -> None:
 def test_exit_status() -> None:
     assert exit_status(KeyboardInterrupt()) == 130
     assert exit_status(Terminated()) == 143
+    assert exit_status(HungUp()) == 129
