@@ -1,6 +1,8 @@
 """Errors that a user can cause. A command reports each in one line, without a traceback."""
 
 import contextlib
+import errno
+import os
 from collections.abc import Iterator
 
 
@@ -40,8 +42,10 @@ def exit_status(interrupt: KeyboardInterrupt) -> int:
     return {Terminated: 143, HungUp: 129}.get(type(interrupt), 130)
 
 
-def reason(error: OSError) -> str:
+def reason(error: OSError | MemoryError) -> str:
     """Why a system call failed, in the system's words: `No space left on device`."""
+    if isinstance(error, MemoryError):
+        return os.strerror(errno.ENOMEM)
     return error.strerror or str(error)
 
 

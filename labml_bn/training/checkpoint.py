@@ -3,6 +3,7 @@
 A checkpoint is written atomically: temporary file, fsync, rename. `trained/checkpoints.py` reads them.
 """
 
+import io
 import random
 import sys
 from collections.abc import Mapping
@@ -48,22 +49,28 @@ class Checkpoints:
         """Write a checkpoint. Returns whether that succeeded; if not, a warning is printed and training continues.
 
         `evaluation` is that on the images by which the best is chosen, if there is one at this point. Earlier
-        checkpoints stay intact.
+        checkpoints stay intact. Raises NotBegunError if there is none.
         """
         path = self._folder / f"{progress.seen:012}.pt"
         best = self._best
         if evaluation is not None and (best is None or evaluation.accuracy > best["accuracy"]):
             best = {"name": path.name, "accuracy": evaluation.accuracy}
         try:
-            state = {**capture(self._c, progress), "settings": self._settings, "best": best}
+            # Into memory first: of a file that cannot be written, PyTorch does not say why.
+            content = io.BytesIO()
+            torch.save({**capture(self._c, progress), "settings": self._settings, "best": best}, content)
             if not self._folder.is_dir():
                 self._folder.mkdir()
                 sync(self._folder.parent)
             with replacing(path) as part:
-                torch.save(state, part)
-        except (OSError, RuntimeError) as error:  # PyTorch's writer raises RuntimeError
-            why = reason(error) if isinstance(error, OSError) else str(error).splitlines()[0]
-            print(f"warning: cannot save {path}: {why}. {self.last_good()}", file=sys.stderr)
+                part.write_bytes(content.getbuffer())
+        except (OSError, MemoryError) as error:
+            if self._last_good is None:
+                raise tracking.NotBegunError(
+                    f"cannot save the first checkpoint to {self._folder}: {reason(error)}. The run was not started, as "
+                    "it could not be resumed: make room, or choose another folder (logs_path=DIR)"
+                ) from error
+            print(f"warning: cannot save {path}: {reason(error)}. {self.last_good()}", file=sys.stderr)
             return False
         self._best, self._last_good = best, path.name
         self._delete_others(path)

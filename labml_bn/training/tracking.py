@@ -69,12 +69,17 @@ def prepare(settings: Mapping[str, Any], run: Path | None = None) -> Configs:
     return c
 
 
+class NotBegunError(UserError):
+    """A new run could not begin. Nothing of it is kept."""
+
+
 @contextlib.contextmanager
 def recording(position: Position | None = None) -> Iterator[Path]:
     """Record the prepared experiment while the block runs. Gives the run's folder.
 
     The run's lock is held for the same time, which tells others that it is running. A resumed run continues from
-    `position`: later log entries are discarded. Raises UserError if the run cannot be written.
+    `position`: later log entries are discarded. Raises UserError if the run cannot be written. If the block raises
+    NotBegunError, the run's folder is deleted.
     """
     run = experiment_singleton().run
     with contextlib.ExitStack() as stack:
@@ -94,6 +99,9 @@ def recording(position: Position | None = None) -> Iterator[Path]:
         tracker_singleton().add_writer(_log)
         try:
             yield run.run_path
+        except NotBegunError:
+            shutil.rmtree(run.run_path, ignore_errors=True)
+            raise
         except (KeyboardInterrupt, StoppedError):
             _finish("interrupted")
             raise
