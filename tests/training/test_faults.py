@@ -21,8 +21,9 @@ from labml_bn.records.folder import list_checkpoints
 from labml_bn.records.record import read_run
 from labml_bn.trained.checkpoints import FORMAT
 from labml_bn.training import checkpoint
-from tests.conftest import Run, metrics, runs
+from tests.conftest import Begin, Run, metrics, runs
 from tests.training.test_checkpoint import flipped
+from tests.training.test_run import wait_for
 
 
 @pytest.fixture
@@ -295,6 +296,26 @@ def test_a_learning_rate_that_is_too_large(train: Run, work: Path, small: list[s
     assert_checkpoints_are_intact(runs(work)[0])
 
 
+def test_files_deleted_while_running(begin: Begin, command: Run, work: Path, small: list[str], full_run: Path) -> None:
+    """The log is restored, which is said; without its lock's file, the run is still in use by this process."""
+    process = begin(*small, "epochs=1000")
+    wait_for(process, "epoch 2/1000 step 4/")
+    (run,) = runs(work)
+    for name in ("log.jsonl", "run.lock"):
+        (run / name).unlink()
+    refused = command("train", "--resume", run.name, "epochs=1")
+    assert refused.stderr == f"error: {run} is in use by another process\n"
+    assert " running " in command("runs").stdout
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    restored, interrupted = errors.splitlines()
+    assert restored == f"warning: the log {run}/log.jsonl was deleted or replaced by another process, and is restored"
+    assert interrupted.startswith("interrupted: resume with: ")
+    ours, theirs = metrics(run)["loss.train"], metrics(full_run)["loss.train"]
+    assert ours[: len(theirs)] == theirs
+    assert " interrupted " in command("runs").stdout
+
+
 FAKETIME = next(Path("/usr/lib").glob("**/faketime/libfaketime.so.1"), None)
 
 
@@ -329,3 +350,16 @@ def test_a_clock_that_jumps(
     del environment["LD_PRELOAD"]
     shown = command("runs").stdout.splitlines()[1]
     assert re.search(r" completed .* \d+\.\d s ", shown)
+
+
+@pytest.mark.skipif(FAKETIME is None, reason="libfaketime is not installed (Debian: apt-get install faketime)")
+def test_the_latest_after_the_clock_went_back(environment: dict[str, str], small: list[str], command: Run) -> None:
+    """Runs are in the order in which they started; each shows the time that the clock had."""
+    environment |= {"LD_PRELOAD": str(FAKETIME), "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    for shift in ("+0", "-1d", "-2d"):
+        environment["FAKETIME"] = shift
+        assert command("train", *small, "epochs=1", "train_samples=64", "inner_iterations=1").returncode == 0
+    environment["LD_PRELOAD"] = ""
+    started = re.findall(r"\d{4}-\d\d-\d\d", command("runs").stdout)
+    assert started == sorted(set(started))
+    assert len(started) == 3
