@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from labml_bn import __version__
-from labml_bn.cli.errors import UsageError, UserError, exit_status, reason
+from labml_bn.cli.errors import UsageError, UserError, exit_status, is_out_of_memory, reason
 from labml_bn.cli.output import GONE, continue_without_errors, discard
 
 _TRACEBACK = "--traceback"
@@ -72,6 +72,16 @@ def run_command(main: Callable[[], None]) -> NoReturn:
         discard(sys.stdout)
         if error.errno not in GONE:
             print(f"error: {reason(error)}", file=sys.stderr)
+        status = 1
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        if _TRACEBACK in sys.argv:
+            traceback.print_exc()
+        print(
+            f"error: the system gives this process no more memory or threads ({_TRACEBACK} shows what for)",
+            file=sys.stderr,
+        )
         status = 1
     # The outcome is decided: neither Ctrl-C nor a terminal that is closed changes it during the exit.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

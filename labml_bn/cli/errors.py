@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Iterator
 
 
@@ -47,6 +48,19 @@ def reason(error: OSError | MemoryError) -> str:
     if isinstance(error, MemoryError):
         return os.strerror(errno.ENOMEM)
     return error.strerror or str(error)
+
+
+#: What Python, PyTorch and the system's loader of libraries say if they get no memory, besides MemoryError.
+_OUT_OF_MEMORY = re.compile(
+    "failed to map segment|cannot map|can.?t allocate memory|cannot allocate memory|not enough memory|out of memory|"
+    "can't start new thread",
+    re.IGNORECASE,
+)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether this error means that the system gives no more memory, address space (`ulimit -v`) or threads."""
+    return isinstance(error, MemoryError) or bool(_OUT_OF_MEMORY.search(str(error)))
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """How a command ends: its exit status, and one line on standard error."""
 
 import os
+import resource
 import subprocess
 import sys
 
@@ -54,6 +55,43 @@ def test_traceback_on_request() -> None:
     body = "raise UserError('failed')"
     assert "Traceback" not in run(body).stderr
     assert "Traceback" in run(body, "--traceback").stderr
+
+
+NO_MEMORY = "error: the system gives this process no more memory or threads (--traceback shows what for)\n"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "MemoryError",
+        "ImportError('libtorch_cpu.so: failed to map segment from shared object')",
+        'RuntimeError("can\'t start new thread")',
+        'RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can\'t allocate memory: you tried to")',
+        "RuntimeError('CUDA out of memory. Tried to allocate 20.00 MiB')",
+    ],
+)
+def test_not_enough_memory(error: str) -> None:
+    done = run(f"raise {error}")
+    assert (done.returncode, done.stderr) == (1, NO_MEMORY)
+    assert "Traceback" in run(f"raise {error}", "--traceback").stderr
+
+
+def test_not_enough_address_space() -> None:
+    """As with `ulimit -v`: PyTorch's libraries alone need more."""
+    done = subprocess.run(
+        [sys.executable, "-m", "labml_bn.train"],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 30, resource.RLIM_INFINITY)),
+    )
+    assert (done.returncode, done.stderr) == (1, NO_MEMORY)
+
+
+def test_internal_errors_are_not_hidden() -> None:
+    done = run("raise RuntimeError('a mistake')")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == "RuntimeError: a mistake"
 
 
 @pytest.mark.parametrize("errors", ["/dev/full", "a pipe"])

@@ -5,12 +5,13 @@ import os
 
 import pytest
 
-from labml_bn.cli.errors import HungUp, Terminated, UserError, exit_status, os_errors_as, reason
+from labml_bn.cli.errors import HungUp, Terminated, UserError, exit_status, is_out_of_memory, os_errors_as, reason
 
 
 def test_reason() -> None:
     assert reason(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) == "No space left on device"
     assert reason(OSError("without a number")) == "without a number"
+    assert reason(MemoryError()) == "Cannot allocate memory"
 
 
 def test_os_errors_become_user_errors() -> None:
@@ -18,6 +19,19 @@ def test_os_errors_become_user_errors() -> None:
         open("/nowhere/at/all")  # noqa: PTH123, SIM115
     with pytest.raises(KeyError), os_errors_as("cannot read it"):
         raise KeyError
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (ImportError("libtorch.so: cannot map file data: Cannot allocate memory"), True),
+        (RuntimeError("shapes do not match"), False),
+        (ImportError("No module named 'torch'"), False),
+    ],
+)
+def test_is_out_of_memory(error: Exception, expected: bool) -> None:
+    assert is_out_of_memory(error) == expected
 
 
 def test_exit_status() -> None:
