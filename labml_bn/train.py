@@ -41,10 +41,10 @@ def main() -> None:
         return
     given = settings.read(arguments.settings, together=arguments.resume is None and arguments.like is None)
 
-    from labml_bn.cli.output import continue_without_reader
+    from labml_bn.cli.output import continue_without_output
     from labml_bn.cli.text import duration, printable
 
-    continue_without_reader()  # `train | head` loses the lines, not the run
+    continue_without_output()  # `train | head` loses the lines, not the run
     from labml_bn.training import run
 
     if arguments.like is not None:

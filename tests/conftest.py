@@ -74,8 +74,12 @@ def train(command: Run) -> Run:
 def begin(work: Path, environment: dict[str, str]) -> Begin:
     """Start `python -m labml_bn.train ARGUMENTS`, to be ended from outside.
 
-    Ctrl-C acts on it, even if the tests run in a shell's background.
+    Ctrl-C and a closed terminal act on it, even if the tests run in a shell's background.
     """
+
+    def interruptible() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
     def started(*arguments: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
@@ -85,7 +89,7 @@ def begin(work: Path, environment: dict[str, str]) -> Begin:
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            preexec_fn=interruptible,
         )
 
     return started

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from labml_bn import __version__
-from labml_bn.cli.errors import UsageError, UserError, exit_status, reason
-from labml_bn.cli.output import discard
+from labml_bn.cli.errors import UsageError, UserError, exit_status, is_out_of_memory, reason
+from labml_bn.cli.output import GONE, continue_without_errors, discard
+from labml_bn.cli.text import printable
 
 _TRACEBACK = "--traceback"
 
@@ -46,18 +47,22 @@ class Parser(argparse.ArgumentParser):
 
 
 def run_command(main: Callable[[], None]) -> NoReturn:
-    """Run a command and exit: 0 success, 1 failure, 2 wrong use, 130 or 143 ended by a signal; one line says why."""
+    """Run a command and exit: 0 success, 1 failure, 2 wrong use, or that of a signal; one line says why.
+
+    The exit status is the same if standard error cannot be written.
+    """
     status = 0
     # A standard stream that was closed before the start is None: what is written to it is discarded.
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
+    continue_without_errors()
     try:
         main()
         sys.stdout.flush()
     except UserError as error:
         if _TRACEBACK in sys.argv:
             traceback.print_exc()
-        print(f"{error.label}:", *str(error).split(), file=sys.stderr)  # one line, even if a file's name has several
+        print(printable(" ".join([f"{error.label}:", *str(error).split()])), file=sys.stderr)  # one line
         status = error.status
     except KeyboardInterrupt as interrupt:
         print("interrupted", file=sys.stderr)
@@ -66,8 +71,21 @@ def run_command(main: Callable[[], None]) -> NoReturn:
         # Errors of all other files are already UserErrors, so this was the output. If its reader has gone, as `head`
         # does, there is nothing to report. Python would complain again when it closes stdout.
         discard(sys.stdout)
-        if not isinstance(error, BrokenPipeError):
+        if error.errno not in GONE:
             print(f"error: {reason(error)}", file=sys.stderr)
         status = 1
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the outcome is decided: Ctrl-C during the exit changes nothing
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        if _TRACEBACK in sys.argv:
+            traceback.print_exc()
+        print(
+            f"error: the system gives this process no more memory or threads ({_TRACEBACK} shows what for)",
+            file=sys.stderr,
+        )
+        status = 1
+    # The outcome is decided: neither Ctrl-C nor a terminal that is closed changes it during the exit.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):  # Windows has none
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     sys.exit(status)

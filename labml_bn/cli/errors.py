@@ -1,6 +1,9 @@
 """Errors that a user can cause. A command reports each in one line, without a traceback."""
 
 import contextlib
+import errno
+import os
+import re
 from collections.abc import Iterator
 
 
@@ -18,7 +21,7 @@ class UsageError(UserError):
 
 
 class StoppedError(UserError):
-    """A signal ended a run; the message says how to resume it. `status` is 130 (SIGINT) or 143 (SIGTERM)."""
+    """A signal ended a run; the message says how to resume it. `status` is that of `exit_status`."""
 
     label = "interrupted"
 
@@ -31,14 +34,33 @@ class Terminated(KeyboardInterrupt):
     """The system asks the process to end (SIGTERM)."""
 
 
+class HungUp(KeyboardInterrupt):
+    """The terminal of the process was closed (SIGHUP)."""
+
+
 def exit_status(interrupt: KeyboardInterrupt) -> int:
-    """The exit status for Ctrl-C (130) or SIGTERM (143)."""
-    return 143 if isinstance(interrupt, Terminated) else 130
+    """The exit status for Ctrl-C (130), SIGTERM (143) or SIGHUP (129)."""
+    return {Terminated: 143, HungUp: 129}.get(type(interrupt), 130)
 
 
-def reason(error: OSError) -> str:
+def reason(error: OSError | MemoryError) -> str:
     """Why a system call failed, in the system's words: `No space left on device`."""
+    if isinstance(error, MemoryError):
+        return os.strerror(errno.ENOMEM)
     return error.strerror or str(error)
+
+
+#: What Python, PyTorch and the system's loader of libraries say if they get no memory, besides MemoryError.
+_OUT_OF_MEMORY = re.compile(
+    "failed to map segment|cannot map|can.?t allocate memory|cannot allocate memory|not enough memory|out of memory|"
+    "can't start new thread",
+    re.IGNORECASE,
+)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether this error means that the system gives no more memory, address space (`ulimit -v`) or threads."""
+    return isinstance(error, MemoryError) or bool(_OUT_OF_MEMORY.search(str(error)))
 
 
 @contextlib.contextmanager

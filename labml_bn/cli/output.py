@@ -1,8 +1,15 @@
-"""Output whose reader may close the pipe, as `head` does, while the process continues."""
+"""Output that can no longer be written: a pipe without a reader (`head`), a closed terminal, a full disk."""
 
+import errno
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, TextIO
+
+from labml_bn.cli.errors import reason
+
+#: The errors of a pipe without a reader, and of a terminal that was closed.
+GONE = (errno.EPIPE, errno.EIO)
 
 
 def discard(stream: TextIO) -> None:
@@ -13,30 +20,45 @@ def discard(stream: TextIO) -> None:
 
 
 class Unbroken:
-    """A text stream. What is written after its reader has gone is discarded."""
+    """A text stream. Once it cannot be written to, everything is discarded; if it was not closed, `lost` gets why."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, lost: Callable[[str], object] = lambda why: None) -> None:
         self._stream = stream
+        self._lost = lost
 
     def write(self, text: str) -> int:
         """Write as the stream does."""
         try:
             return self._stream.write(text)
-        except BrokenPipeError:
-            discard(self._stream)
+        except OSError as error:
+            self._give_up(error)
             return len(text)
 
     def flush(self) -> None:
         """Flush as the stream does."""
         try:
             self._stream.flush()
-        except BrokenPipeError:
-            discard(self._stream)
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        discard(self._stream)
+        if error.errno not in GONE:
+            self._lost(reason(error))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
 
-def continue_without_reader() -> None:
-    """From now on, standard output and standard error whose reader has gone are no error."""
-    sys.stdout, sys.stderr = Unbroken(sys.stdout), Unbroken(sys.stderr)
+def continue_without_output() -> None:
+    """From now on, standard output that cannot be written is no error; a full disk is reported once."""
+    sys.stdout = Unbroken(sys.stdout, _warn)
+
+
+def continue_without_errors() -> None:
+    """From now on, standard error that cannot be written is no error."""
+    sys.stderr = Unbroken(sys.stderr)
+
+
+def _warn(why: str) -> None:
+    print(f"warning: cannot write the output: {why}; the rest of it is lost", file=sys.stderr)

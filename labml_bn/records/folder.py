@@ -1,8 +1,10 @@
 """Finding a run by its folder, its uuid or the beginning of it, or `latest`; what is in its folder; and its lock."""
 
 import contextlib
+import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -14,6 +16,9 @@ from labml_bn.cli.errors import UsageError, UserError, reason
 from labml_bn.cli.received import UnreadableError, check_regular, read_yaml
 from labml_bn.cli.text import printable
 
+if sys.platform != "win32":
+    import fcntl
+
 #: The subfolder of this project's runs in the logs. It is not called labml_bn: Python, started in a folder with a
 #: subfolder of that name, would import it as the package.
 NAME = "batch_norm"
@@ -21,6 +26,9 @@ NAME = "batch_norm"
 #: labml's files of a run's start (time, commit) and of its settings.
 INFO = "run.yaml"
 CONFIGS = "configs.yaml"
+
+#: The entry in `run.yaml` that sorts a run if its start time does not: in seconds since 1970, as that.
+ORDER = "order"
 
 #: The file of a run's metrics, and the file that is locked while the run is running.
 LOG = "log.jsonl"
@@ -123,29 +131,30 @@ def check_files(run: Path) -> None:
 
 @contextlib.contextmanager
 def locked(run: Path) -> Iterator[None]:
-    """Hold a run's lock, as a process does while it writes to the run. Reentrant within a process.
+    """Hold a run's lock, as a process does while it writes to the run: that of the file `LOCK`, and of its folder.
 
-    Raises UserError if another process holds it, or if the folder cannot be written to.
+    Someone may delete the file while the run is running. The folder cannot be locked on Windows and on NFS.
+    Raises UserError if the lock is held, or if the folder cannot be written to.
     """
-    lock = FileLock(run / LOCK, timeout=1, is_singleton=True)  # `is_running` holds it for a moment
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise UserError(f"{run} is in use by another process") from error
-    except OSError as error:
-        raise UserError(f"cannot write the run to {run}: {reason(error)}") from error
-    try:
+    with contextlib.ExitStack() as stack:
+        try:  # `is_running` holds them for a moment
+            stack.enter_context(FileLock(run / LOCK, timeout=1))
+            stack.enter_context(_locked_folder(run, timeout=1))
+        except Timeout as error:
+            raise UserError(f"{run} is in use by another process") from error
+        except OSError as error:
+            raise UserError(f"cannot write the run to {run}: {reason(error)}") from error
         yield
-    finally:
-        lock.release()
 
 
 def is_running(folder: Path) -> bool:
     """Whether a process holds the run's lock. The system releases it however the process ends."""
     lock = folder / LOCK
-    if not lock.exists():
-        return False
     try:
+        with _locked_folder(folder, shared=True):
+            pass
+        if not lock.exists():
+            return False
         # Another call of this function may hold it for a moment.
         with FileLock(lock, timeout=0.1, poll_interval=0.01):
             return False
@@ -155,16 +164,60 @@ def is_running(folder: Path) -> bool:
         return False
 
 
+@contextlib.contextmanager
+def _locked_folder(folder: Path, shared: bool = False, timeout: float = 0) -> Iterator[None]:
+    """Hold the lock of a folder, if there are such locks. Raises filelock's Timeout after so many seconds."""
+    if sys.platform == "win32":
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        end = time.monotonic() + timeout
+        while not _lock(descriptor, shared):
+            if time.monotonic() >= end:
+                raise Timeout(str(folder))
+            time.sleep(0.01)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, shared: bool) -> bool:
+    """Lock a folder, now. False if another process has locked it."""
+    assert sys.platform != "win32"
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # NFS does not lock folders
+        pass
+    return True
+
+
 def list_runs(logs: Path) -> list[Path]:
     """The folders of all runs under `logs`, newest first. A run whose start time is damaged counts as the oldest."""
+    return sorted(run_folders(logs), key=_order, reverse=True)
 
-    def started(run: Path) -> tuple[float, int]:
-        try:
-            return start_time(read_yaml(run / INFO)) or 0.0, (run / INFO).stat().st_mtime_ns
-        except (UnreadableError, OSError):
-            return 0.0, 0
 
-    return sorted(run_folders(logs), key=started, reverse=True)
+def next_order(info: dict[str, Any], logs: Path) -> float | None:
+    """The `ORDER` of a new run with this `run.yaml`: after all in `logs`. None if its start time says that already.
+
+    It does not if the clock went back, as it does in each autumn, or if a run was copied from another machine.
+    """
+    newest = max((_order(run)[0] for run in run_folders(logs)), default=0.0)
+    return newest + 1 if (start_time(info) or 0.0) <= newest else None
+
+
+def _order(run: Path) -> tuple[float, int]:
+    """What sorts runs from the oldest to the newest."""
+    try:
+        info = read_yaml(run / INFO)
+        recorded = info.get(ORDER)
+        if not (isinstance(recorded, int | float) and abs(recorded) < 1e12):
+            recorded = start_time(info)
+        return recorded or 0.0, (run / INFO).stat().st_mtime_ns
+    except (UnreadableError, OSError):
+        return 0.0, 0
 
 
 def run_folders(logs: Path) -> list[Path]:

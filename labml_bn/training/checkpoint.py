@@ -3,6 +3,7 @@
 A checkpoint is written atomically: temporary file, fsync, rename. `trained/checkpoints.py` reads them.
 """
 
+import io
 import random
 import sys
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ import torch
 
 from labml_bn.cli.errors import UsageError, UserError, reason
 from labml_bn.cli.files import replacing, sync
+from labml_bn.cli.text import printable
 from labml_bn.records.folder import CHECKPOINTS, LOG, list_checkpoints
 from labml_bn.records.saved import matching_architecture
 from labml_bn.settings import CHANGEABLE, as_typed, check_together, complete
@@ -25,6 +27,9 @@ from labml_bn.trained.network import make_network
 from labml_bn.training import tracking
 from labml_bn.training.loop import Evaluation, Progress, make_schedule
 from labml_bn.training.parts import Configs
+
+#: The largest number of threads that a run is resumed with.
+MOST_THREADS = 1024
 
 
 class Checkpoints:
@@ -44,22 +49,28 @@ class Checkpoints:
         """Write a checkpoint. Returns whether that succeeded; if not, a warning is printed and training continues.
 
         `evaluation` is that on the images by which the best is chosen, if there is one at this point. Earlier
-        checkpoints stay intact.
+        checkpoints stay intact. Raises NotBegunError if there is none.
         """
         path = self._folder / f"{progress.seen:012}.pt"
         best = self._best
         if evaluation is not None and (best is None or evaluation.accuracy > best["accuracy"]):
             best = {"name": path.name, "accuracy": evaluation.accuracy}
         try:
-            state = {**capture(self._c, progress), "settings": self._settings, "best": best}
+            # Into memory first: of a file that cannot be written, PyTorch does not say why.
+            content = io.BytesIO()
+            torch.save({**capture(self._c, progress), "settings": self._settings, "best": best}, content)
             if not self._folder.is_dir():
                 self._folder.mkdir()
                 sync(self._folder.parent)
             with replacing(path) as part:
-                torch.save(state, part)
-        except (OSError, RuntimeError) as error:  # PyTorch's writer raises RuntimeError
-            why = reason(error) if isinstance(error, OSError) else str(error).splitlines()[0]
-            print(f"warning: cannot save {path}: {why}. {self.last_good()}", file=sys.stderr)
+                part.write_bytes(content.getbuffer())
+        except (OSError, MemoryError) as error:
+            if self._last_good is None:
+                raise tracking.NotBegunError(
+                    f"cannot save the first checkpoint to {self._folder}: {reason(error)}. The run was not started, as "
+                    "it could not be resumed: make room, or choose another folder (logs_path=DIR)"
+                ) from error
+            print(printable(f"warning: cannot save {path}: {reason(error)}. {self.last_good()}"), file=sys.stderr)
             return False
         self._best, self._last_good = best, path.name
         self._delete_others(path)
@@ -75,7 +86,7 @@ class Checkpoints:
                 try:
                     other.unlink(missing_ok=True)
                 except OSError as error:
-                    print(f"warning: cannot delete {other}: {reason(error)}", file=sys.stderr)
+                    print(printable(f"warning: cannot delete {other}: {reason(error)}"), file=sys.stderr)
 
     def last_good(self) -> str:
         """The checkpoint that the run can be resumed from, in words."""
@@ -92,6 +103,7 @@ def capture(c: Configs, progress: Progress) -> State:
         "model": c.model.state_dict(),
         "optimizer": c.optimizer.state_dict(),
         "random": random_states(),
+        "threads": torch.get_num_threads(),
     }
 
 
@@ -141,14 +153,39 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[int, Any]) 
 
 def newest(run: Path) -> Found:
     """The latest checkpoint of a run that it can be resumed from. Raises UserError if there is none."""
-    return checkpoints.newest(run, _check_log)
+    return checkpoints.newest(run, _check)
 
 
-def _check_log(path: Path, state: State) -> None:
-    """Raise UserError if the run's log does not reach as far as the checkpoint."""
+def _check(path: Path, state: State) -> None:
+    """Raise UserError if the run's log does not reach as far as the checkpoint, or its threads are not a number."""
     log = path.parents[1] / LOG
     if not log.is_file() or log.stat().st_size < state["log"]["size"]:
         raise UserError(f"{log} is shorter than {path.name} expects")
+    threads = state.get("threads", 1)
+    if type(threads) is not int or not 1 <= threads <= MOST_THREADS:
+        raise UserError(f"{path} has an impossible number of threads: {str(threads)[:20]}")
+
+
+def set_threads(state: State | None, run: Path | None) -> str:
+    """Compute with as many threads as the run did, which decides the order of additions, and so the last bits.
+
+    Returns `, with N threads` if these are others than PyTorch has chosen here, else nothing. If the number is unknown
+    or cannot be set, a warning is printed.
+    """
+    chosen = torch.get_num_threads()
+    saved = state.get("threads") if state else chosen
+    if saved is not None:
+        torch.set_num_threads(saved)  # also for a new run: PyTorch then no longer lets MKL use fewer
+    if saved != torch.get_num_threads():
+        had = "an unknown number of" if saved is None else saved
+        warning = (
+            f"warning: {run} was trained with {had} threads, and continues with {torch.get_num_threads()}: the results "
+            "may differ in the last bits from those of an uninterrupted run"
+        )
+        print(printable(warning), file=sys.stderr)
+    elif saved != chosen:
+        return f", with {saved} thread{'s' if saved > 1 else ''} as before"
+    return ""
 
 
 def changed(run: Path, state: State, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,6 +14,8 @@ from labml import experiment, lab
 from labml.internal import util
 from labml.internal.monitor import monitor_singleton
 
+from labml_bn.records.folder import ORDER
+
 
 def silence_monitor() -> None:
     """labml 0.5.3 reports each part that it computes, with colours and carriage returns, even into a file."""
@@ -57,6 +59,12 @@ def keep_run_info(run: Any) -> None:
     """labml 0.5.3 rewrites `run.yaml` when an experiment starts; a resumed run keeps its original start time."""
     run.pid_path.unlink(missing_ok=True)
     run.save_info = lambda: run.pid_path.write_text(str(run.pid))
+
+
+def add_order(run: Any, order: float) -> None:
+    """labml 0.5.3 writes to `run.yaml` when a run started, by a clock that may have gone back; this adds its order."""
+    info = run.to_dict
+    run.to_dict = lambda: {**info(), ORDER: order}
 
 
 def start_experiment() -> None:

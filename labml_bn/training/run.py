@@ -105,6 +105,7 @@ def resume(name: str, given: dict[str, Any]) -> Finished | None:
 
 def _train(settings: Mapping[str, Any], run: Path | None = None, state: dict[str, Any] | None = None) -> Finished:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not deterministic
+    as_before = checkpoint.set_threads(state, run)
     values = complete(settings)
     if values["compile"]:
         check_compiler(choose_device(values["device.use_cuda"], values["device.cuda_device"]))
@@ -118,9 +119,8 @@ def _train(settings: Mapping[str, Any], run: Path | None = None, state: dict[str
     print(f"{c.dataset}, {c.train_set}{held_out}, norm={c.norm}, on {c.device}", flush=True)
     if run and progress.epoch < c.epochs:
         steps = loop.make_schedule(c).steps
-        print(
-            f"Resuming in epoch {progress.epoch + 1} of {c.epochs}, at step {progress.step + 1} of {steps}", flush=True
-        )
+        place = f"epoch {progress.epoch + 1} of {c.epochs}, at step {progress.step + 1} of {steps}"
+        print(f"Resuming in {place}{as_before}", flush=True)
     with tracking.recording(Position(**state["log"]) if state else None) as folder:
         dashboard = address.find(folder.parent.parent)
         if dashboard is not None:

@@ -18,7 +18,6 @@ import contextlib
 import itertools
 import json
 import math
-import os
 import shutil
 import sys
 import time
@@ -35,9 +34,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from labml_bn.cli.errors import StoppedError, UserError, reason
 from labml_bn.cli.files import relative_path, resolve_folder
-from labml_bn.records.folder import ENDS, LOG, NAME, RESUMED, locked
+from labml_bn.records.folder import ENDS, LOG, NAME, RESUMED, locked, next_order
 from labml_bn.settings import as_typed, default, different
-from labml_bn.training.labml_patches import create_experiment, keep_run_info, quiet, start_experiment
+from labml_bn.training.labml_patches import add_order, create_experiment, keep_run_info, quiet, start_experiment
 from labml_bn.training.log import Log, Position
 from labml_bn.training.parts import Configs
 
@@ -69,31 +68,44 @@ def prepare(settings: Mapping[str, Any], run: Path | None = None) -> Configs:
     return c
 
 
+class NotBegunError(UserError):
+    """A new run could not begin. Nothing of it is kept."""
+
+
 @contextlib.contextmanager
 def recording(position: Position | None = None) -> Iterator[Path]:
     """Record the prepared experiment while the block runs. Gives the run's folder.
 
-    The run's lock is held for the same time, which tells others that it is running. A resumed run continues from
-    `position`: later log entries are discarded. Raises UserError if the run cannot be written.
+    A new run's lock is held for the same time, which tells others that it is running; that of a resumed one is held by
+    the caller. A resumed run continues from `position`: later log entries are discarded. Raises UserError if the run
+    cannot be written. If the block raises NotBegunError, the run's folder is deleted.
     """
     run = experiment_singleton().run
     with contextlib.ExitStack() as stack:
         try:
             run.make_path()
-            stack.enter_context(locked(run.run_path))
             if position:
-                _resume(run, position)
+                _resume(run)
+            else:
+                stack.enter_context(locked(run.run_path))
+                order = next_order(run.to_dict(), run.run_path.parents[1])
+                if order is not None:
+                    add_order(run, order)
             start_experiment()
+            _log.open(run.run_path / LOG, position or Position())
+            stack.callback(_log.close)
         except OSError as error:
             if not position:
                 shutil.rmtree(run.run_path, ignore_errors=True)
             raise UserError(
                 f"cannot write the run to {run.run_path}, or labml's own folder to {Path.home()}: {error}"
             ) from error
-        _log.open(run.run_path / LOG, position or Position())
         tracker_singleton().add_writer(_log)
         try:
             yield run.run_path
+        except NotBegunError:
+            shutil.rmtree(run.run_path, ignore_errors=True)
+            raise
         except (KeyboardInterrupt, StoppedError):
             _finish("interrupted")
             raise
@@ -104,9 +116,8 @@ def recording(position: Position | None = None) -> Iterator[Path]:
             _finish("completed")
 
 
-def _resume(run: Any, position: Position) -> None:
+def _resume(run: Any) -> None:
     """Prepare the folder of a run that is resumed."""
-    os.truncate(run.run_path / LOG, position.size)
     for leftover in [*run.run_path.glob(".*.part.*"), *run.run_path.glob("*/.*.part.*")]:
         leftover.unlink()  # temporary files of a process that was killed
     keep_run_info(run)

@@ -5,12 +5,13 @@ import os
 
 import pytest
 
-from labml_bn.cli.errors import Terminated, UserError, exit_status, os_errors_as, reason
+from labml_bn.cli.errors import HungUp, Terminated, UserError, exit_status, is_out_of_memory, os_errors_as, reason
 
 
 def test_reason() -> None:
     assert reason(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))) == "No space left on device"
     assert reason(OSError("without a number")) == "without a number"
+    assert reason(MemoryError()) == "Cannot allocate memory"
 
 
 def test_os_errors_become_user_errors() -> None:
@@ -20,6 +21,20 @@ def test_os_errors_become_user_errors() -> None:
         raise KeyError
 
 
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (ImportError("libtorch.so: cannot map file data: Cannot allocate memory"), True),
+        (RuntimeError("shapes do not match"), False),
+        (ImportError("No module named 'torch'"), False),
+    ],
+)
+def test_is_out_of_memory(error: Exception, expected: bool) -> None:
+    assert is_out_of_memory(error) == expected
+
+
 def test_exit_status() -> None:
     assert exit_status(KeyboardInterrupt()) == 130
     assert exit_status(Terminated()) == 143
+    assert exit_status(HungUp()) == 129

@@ -1,5 +1,7 @@
 """Output whose reader has gone."""
 
+import os
+import pty
 import subprocess
 import sys
 
@@ -11,8 +13,9 @@ def test_the_process_goes_on(stream: str) -> None:
     """Lines that nobody reads are discarded, also those that are written at the exit."""
     code = f"""
 import sys
-from labml_bn.cli.output import continue_without_reader
-continue_without_reader()
+from labml_bn.cli.output import continue_without_errors, continue_without_output
+continue_without_output()
+continue_without_errors()
 for line in range(100_000):
     print("line", line, file=sys.{stream}, flush=line < 10)
 assert sys.{stream}.isatty() is False
@@ -29,13 +32,31 @@ print("done", file=sys.{"stderr" if stream == "stdout" else "stdout"})
     assert process.returncode == 0
 
 
-def test_other_errors_are_not_hidden() -> None:
-    code = """
-from labml_bn.cli.output import continue_without_reader
-continue_without_reader()
-print("x" * 100_000, flush=True)
+CODE = """
+import sys
+from labml_bn.cli.output import continue_without_errors, continue_without_output
+continue_without_output()
+continue_without_errors()
+for _ in range(3):
+    print("x" * 100_000, flush=True)
+print("done", file=sys.stderr, flush=True)
 """
+
+
+def test_a_full_disk_is_reported_once() -> None:
     with open("/dev/full", "w") as full:  # noqa: PTH123
-        done = subprocess.run([sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert done.returncode != 0
-    assert "No space left on device" in done.stderr
+        done = subprocess.run([sys.executable, "-c", CODE], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        both = subprocess.run([sys.executable, "-c", CODE], stdout=full, stderr=full, check=False)
+    assert (done.returncode, both.returncode) == (0, 0)
+    assert done.stderr == ("warning: cannot write the output: No space left on device; the rest of it is lost\ndone\n")
+
+
+def test_a_terminal_that_was_closed() -> None:
+    ours, its = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-c", "import sys; sys.stdin.read()" + CODE], stdin=subprocess.PIPE, stdout=its, stderr=its
+    ) as process:
+        os.close(its)
+        os.close(ours)
+        process.communicate()
+    assert process.returncode == 0

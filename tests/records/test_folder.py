@@ -4,9 +4,19 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
 
 from labml_bn.cli.errors import UsageError, UserError
-from labml_bn.records.folder import check_files, find_run, find_runs, list_checkpoints, list_runs
+from labml_bn.records.folder import (
+    check_files,
+    find_run,
+    find_runs,
+    is_running,
+    list_checkpoints,
+    list_runs,
+    locked,
+    next_order,
+)
 
 
 @pytest.fixture
@@ -32,6 +42,53 @@ def test_newest_first(logs: Path) -> None:
     for damaged in (b"[damaged", b"\xff\xfe", b"3"):
         (logs / "batch_norm" / "aa22" / "run.yaml").write_bytes(damaged)
         assert [run.name for run in list_runs(logs)] == ["bb", "aa11", "aa22"]
+
+
+def test_newest_first_whatever_the_clock_said(logs: Path) -> None:
+    """A run that starts after others, and has an earlier time than one of them, is recorded as later."""
+    before = {"trial_date": "2026-01-10", "trial_time": "07:59:59"}
+    assert next_order(before, logs / "none") is None
+    assert next_order({**before, "trial_time": "08:00:01"}, logs) is None
+    for number, times in enumerate(
+        [before, {**before, "trial_time": "08:00:00"}, {**before, "trial_date": "1999-01-01"}]
+    ):
+        run = logs / "batch_norm" / f"c{number}"
+        run.mkdir()
+        (run / "run.yaml").write_text(yaml.safe_dump({**times, "order": next_order(times, logs)}))
+    assert [run.name for run in list_runs(logs)] == ["c2", "c1", "c0", "aa22", "bb", "aa11"]
+
+
+@pytest.mark.parametrize("order", [".inf", ".nan", "-.inf", "1e300", "9" * 300, "x", "[1]", "null"])
+def test_an_impossible_order(logs: Path, order: str) -> None:
+    with (logs / "batch_norm" / "bb" / "run.yaml").open("a") as info:
+        info.write(f"order: {order}\n")
+    assert [run.name for run in list_runs(logs)] == ["aa22", "bb", "aa11"]
+
+
+def test_running_while_locked(logs: Path) -> None:
+    """Also without the lock's file, and in a folder that cannot be written to."""
+    run = logs / "batch_norm" / "bb"
+    assert not is_running(run)
+    with locked(run):
+        assert is_running(run)
+        with pytest.raises(UserError, match="is in use by another process"), locked(run):
+            pass
+        (run / "run.lock").unlink()
+        run.chmod(0o500)
+        assert is_running(run)
+        run.chmod(0o700)
+        with pytest.raises(UserError, match="is in use by another process"), locked(run):
+            pass
+    assert not is_running(run)
+
+
+def test_no_lock_through_a_link(logs: Path) -> None:
+    run = logs / "batch_norm" / "bb"
+    (run / "run.lock").symlink_to(run / "elsewhere")
+    assert not is_running(run)
+    with pytest.raises(UserError, match="cannot write the run to"), locked(run):
+        pass
+    assert not (run / "elsewhere").exists()
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,15 @@ def incomplete(path: Path) -> None:
     torch.save(state, path)
 
 
+@pytest.mark.parametrize("threads", [0, -1, 10**6, 2.0, True, "4", None])
+def test_an_impossible_number_of_threads(run: Path, threads: object) -> None:
+    newest, before, *_ = list_checkpoints(run)
+    torch.save({**torch.load(newest, weights_only=True), "threads": threads}, newest)
+    found = checkpoint.newest(run)
+    assert found.path == before
+    assert "has an impossible number of threads" in found.complaints[0]
+
+
 class Evil:
     def __reduce__(self) -> tuple[object, ...]:
         return os.system, ("touch evil",)

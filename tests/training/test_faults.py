@@ -21,8 +21,9 @@ from labml_bn.records.folder import list_checkpoints
 from labml_bn.records.record import read_run
 from labml_bn.trained.checkpoints import FORMAT
 from labml_bn.training import checkpoint
-from tests.conftest import Run, metrics, runs
+from tests.conftest import Begin, Run, metrics, runs
 from tests.training.test_checkpoint import flipped
+from tests.training.test_run import wait_for
 
 
 @pytest.fixture
@@ -113,26 +114,51 @@ def test_disk_full_while_logging(
     assert len(metrics(run)["accuracy.test"]) == 12
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["4k", "16k", "24k", "64k", "2m", "5m", "6m", "9m", "12m", "30m"])
+def test_a_small_disk(disk: Mount, train: Run, work: Path, small: list[str], size: str) -> None:
+    """A run can be resumed, or it stops at once, with the reason in one line, and leaves nothing."""
+    disk(f"size={size}")
+    done = train(*small, "epochs=1")
+    assert "Traceback" not in done.stderr
+    if runs(work):
+        (run,) = runs(work)
+        assert_checkpoints_are_intact(run)
+        assert checkpoint.newest(run)
+        assert done.returncode == 0 or "error: cannot write " in done.stderr
+    else:
+        assert_one_line(done, 1, "error: cannot ", "No space left on device")
+        assert "epoch" not in done.stdout
+        assert list((work / "logs").glob("*/*")) == []
+
+
 def test_file_size_limit(work: Path, environment: dict[str, str], small: list[str], train: Run) -> None:
-    """Like a full disk, without the permission to mount one: no file can grow beyond a megabyte."""
+    """Like a full disk, without the permission to mount one: no file can grow beyond so many bytes."""
 
-    def limit() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, resource.RLIM_INFINITY))
+    def train_with(limit: int) -> "subprocess.CompletedProcess[str]":
+        def set_limit() -> None:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 
-    command = [sys.executable, "-m", "labml_bn.train", *small]
-    done = subprocess.run(
-        command, cwd=work, env=environment, capture_output=True, text=True, check=False, preexec_fn=limit
+        command = [sys.executable, "-m", "labml_bn.train", *small]
+        return subprocess.run(
+            command, cwd=work, env=environment, capture_output=True, text=True, check=False, preexec_fn=set_limit
+        )
+
+    assert_one_line(
+        train_with(1_000_000),
+        1,
+        "error: cannot save the first checkpoint to ",
+        "checkpoints: File too large. The run was not started, as it could not be resumed: ",
     )
-    assert done.returncode == 1
-    *warnings, error = done.stderr.splitlines()
-    assert len(warnings) == 4
-    assert all("The last good checkpoint is none" in warning for warning in warnings)
-    assert error.startswith("error: cannot write the weights to ")
+    assert runs(work) == []
+    done = train_with(3_000_000)  # enough for the first checkpoint, which has no moments of the gradients
+    assert done.returncode == 0
     (run,) = runs(work)
-    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == []
+    warning = f"warning: cannot save {run}/checkpoints/.*: File too large. The last good checkpoint is .*/0+.pt"
+    assert len(done.stderr.splitlines()) == 3
+    assert all(re.fullmatch(warning, line) for line in done.stderr.splitlines())
     assert metrics(run)["accuracy.test"]
-    assert_one_line(train("--resume", run.name), 1, "has no usable checkpoint: none was saved")
 
 
 def test_logs_not_writable(disk: Mount, train: Run, small: list[str]) -> None:
@@ -209,6 +235,17 @@ def test_a_checkpoint_of_another_network(run: Path, train: Run) -> None:
     )
 
 
+def test_a_checkpoint_without_its_number_of_threads(run: Path, train: Run) -> None:
+    """As earlier versions saved it: the run continues, and a warning says that its last bits may differ."""
+    newest = list_checkpoints(run)[0]
+    state = torch.load(newest, weights_only=True)
+    del state["threads"]
+    torch.save(state, newest)
+    assert_one_line(
+        train("--resume", "latest", "epochs=4"), 0, f"warning: {run} was trained with an unknown number of threads"
+    )
+
+
 def test_a_log_shorter_than_its_checkpoint(run: Path, train: Run) -> None:
     log = run / "log.jsonl"
     log.write_bytes(log.read_bytes()[:100])
@@ -259,6 +296,26 @@ def test_a_learning_rate_that_is_too_large(train: Run, work: Path, small: list[s
     assert_checkpoints_are_intact(runs(work)[0])
 
 
+def test_files_deleted_while_running(begin: Begin, command: Run, work: Path, small: list[str], full_run: Path) -> None:
+    """The log is restored, which is said; without its lock's file, the run is still in use by this process."""
+    process = begin(*small, "epochs=1000")
+    wait_for(process, "epoch 2/1000 step 4/")
+    (run,) = runs(work)
+    for name in ("log.jsonl", "run.lock"):
+        (run / name).unlink()
+    refused = command("train", "--resume", run.name, "epochs=1")
+    assert refused.stderr == f"error: {run} is in use by another process\n"
+    assert " running " in command("runs").stdout
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    restored, interrupted = errors.splitlines()
+    assert restored == f"warning: the log {run}/log.jsonl was deleted or replaced by another process, and is restored"
+    assert interrupted.startswith("interrupted: resume with: ")
+    ours, theirs = metrics(run)["loss.train"], metrics(full_run)["loss.train"]
+    assert ours[: len(theirs)] == theirs
+    assert " interrupted " in command("runs").stdout
+
+
 FAKETIME = next(Path("/usr/lib").glob("**/faketime/libfaketime.so.1"), None)
 
 
@@ -293,3 +350,16 @@ def test_a_clock_that_jumps(
     del environment["LD_PRELOAD"]
     shown = command("runs").stdout.splitlines()[1]
     assert re.search(r" completed .* \d+\.\d s ", shown)
+
+
+@pytest.mark.skipif(FAKETIME is None, reason="libfaketime is not installed (Debian: apt-get install faketime)")
+def test_the_latest_after_the_clock_went_back(environment: dict[str, str], small: list[str], command: Run) -> None:
+    """Runs are in the order in which they started; each shows the time that the clock had."""
+    environment |= {"LD_PRELOAD": str(FAKETIME), "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    for shift in ("+0", "-1d", "-2d"):
+        environment["FAKETIME"] = shift
+        assert command("train", *small, "epochs=1", "train_samples=64", "inner_iterations=1").returncode == 0
+    environment["LD_PRELOAD"] = ""
+    started = re.findall(r"\d{4}-\d\d-\d\d", command("runs").stdout)
+    assert started == sorted(set(started))
+    assert len(started) == 3

@@ -3,12 +3,13 @@
 import json
 import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from labml.internal.tracker.indicators.numeric import Scalar
 
+from labml_bn.cli.received import UnreadableError
 from labml_bn.training.log import Log, Position
 
 
@@ -28,7 +29,7 @@ def add(log: Log, step: int, value: float) -> None:
 def test_a_line_per_flush(log: Log) -> None:
     add(log, 64, 0.5)
     add(log, 128, 0.25)
-    assert not log.path.exists()
+    assert log.path.read_text() == ""
     log.flush()
     log.flush()  # nothing new
     add(log, 192, 0.125)
@@ -43,6 +44,64 @@ def test_a_line_per_flush(log: Log) -> None:
 def test_elapsed_continues_after_a_resume(log: Log) -> None:
     log.open(log.path, Position(0, 1000.0))
     assert 1000 <= log.elapsed < 1060
+
+
+def deleted(path: Path) -> None:
+    path.unlink()
+
+
+def replaced(path: Path) -> None:
+    copy = path.with_name("copy")
+    copy.write_text("something else\n")
+    copy.rename(path)
+
+
+def replaced_by_a_link(path: Path) -> None:
+    path.rename(path.with_name("moved"))
+    path.symlink_to("elsewhere")
+
+
+@pytest.mark.parametrize("damage", [deleted, replaced, replaced_by_a_link])
+def test_deleted_while_it_is_written(
+    log: Log, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], None]
+) -> None:
+    """It is restored, with all that it had, and one line says so."""
+    for step in (64, 128):
+        add(log, step, 0.5)
+        log.flush()
+    damage(log.path)
+    add(log, 192, 0.5)
+    position = log.position()
+    assert not log.path.is_symlink()
+    entries = [json.loads(line) for line in log.path.read_text().splitlines()]
+    assert [entry["track"]["loss.train"][0][0] for entry in entries] == [64, 128, 192]
+    assert position.size == log.path.stat().st_size
+    warning = f"warning: the log {log.path} was deleted or replaced by another process, and is restored\n"
+    assert capsys.readouterr().err == warning
+    log.flush()
+    assert capsys.readouterr().err == ""
+    assert not (log.path.parent / "elsewhere").exists()
+
+
+def test_truncated_while_it_is_written(log: Log, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is lost is said once; the next lines follow."""
+    add(log, 64, 0.5)
+    size = log.position().size
+    log.path.write_text("")
+    add(log, 128, 0.5)
+    assert log.position().size == log.path.stat().st_size
+    warning = f"warning: the log {log.path} was changed by another process: it has 0 bytes instead of {size}\n"
+    assert capsys.readouterr().err == warning
+    (line,) = map(json.loads, log.path.read_text().splitlines())
+    assert line["track"] == {"loss.train": [[128, [0.5]]]}
+
+
+def test_not_through_a_link(log: Log, tmp_path: Path) -> None:
+    (tmp_path / "theirs").write_text("theirs")
+    (tmp_path / "link").symlink_to("theirs")
+    with pytest.raises(UnreadableError, match="is a symbolic link"):
+        log.open(tmp_path / "link", Position())
+    assert (tmp_path / "theirs").read_text() == "theirs"
 
 
 @pytest.fixture

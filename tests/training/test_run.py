@@ -1,12 +1,16 @@
 """Resumed runs: wherever they were interrupted, the result is bit-identical to an uninterrupted run."""
 
+import fcntl
 import json
+import os
+import pty
 import re
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import termios
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +45,7 @@ def wait_for(process: "subprocess.Popen[str]", beginning: str) -> None:
     pytest.fail(f"it ended before {beginning!r}: {process.communicate()}")
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("when", ["epoch 1/3 step 4", "epoch 2/3 step 12", "epoch 2/3:"])
 def test_ended_by_a_signal(
     begin: Begin, train: Run, work: Path, small: list[str], full_run: Path, number: int, status: int, when: str
@@ -64,6 +68,27 @@ def test_ended_by_a_signal(
     assert runs(work) == [run]
     assert yaml.safe_load((run / "run.yaml").read_text()) == started
     assert_same(run, full_run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [("1", "4"), ("4", "1")])
+def test_resumed_with_another_number_of_threads(
+    begin: Begin, train: Run, work: Path, environment: dict[str, str], small: list[str], before: str, after: str
+) -> None:
+    """The order of additions, and so the last bits, depend on the number of threads: that of the start stays."""
+    environment["OMP_NUM_THREADS"] = before
+    assert train(*small, "logs_path=uninterrupted").returncode == 0
+    (uninterrupted,) = (work / "uninterrupted" / "batch_norm").glob("[!.]*")
+    process = begin(*small)
+    wait_for(process, "epoch 2/3 step 4")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    environment["OMP_NUM_THREADS"] = after
+    done = train("--resume", "latest")
+    assert (done.returncode, done.stderr) == (0, "")
+    (run,) = runs(work)
+    assert_same(run, uninterrupted)
+    assert done.stdout.splitlines()[1].endswith(f", with {before} thread{'s' * (before != '1')} as before")
 
 
 #: Settings that change how a step is taken.
@@ -114,6 +139,66 @@ def test_the_reader_of_the_output_goes(begin: Begin, work: Path, small: list[str
     assert process.stderr.read() == ""
     assert process.wait(timeout=60) == 0
     (run,) = runs(work)
+    assert_same(run, full_run)
+
+
+@pytest.fixture
+def terminal(work: Path, environment: dict[str, str]) -> Iterator[Callable[..., tuple[int, "subprocess.Popen[bytes]"]]]:
+    """Start a run on a terminal that is, or is not, its controlling terminal. Gives the other end of the terminal."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(controlling: bool, *arguments: str) -> tuple[int, "subprocess.Popen[bytes]"]:
+        def take() -> None:
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
+            if controlling:
+                fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+        ours, its = pty.openpty()
+        command = [sys.executable, "-m", "labml_bn.train", *arguments]
+        process = subprocess.Popen(
+            command,
+            cwd=work,
+            env=environment,
+            stdin=its,
+            stdout=its,
+            stderr=its,
+            start_new_session=True,
+            preexec_fn=take,
+        )
+        os.close(its)
+        started.append(process)
+        return ours, process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("controlling", [True, False])
+def test_the_terminal_is_closed(
+    terminal: Callable[..., tuple[int, "subprocess.Popen[bytes]"]],
+    train: Run,
+    work: Path,
+    small: list[str],
+    full_run: Path,
+    controlling: bool,
+) -> None:
+    """The system sends SIGHUP: the step is finished and saved. Without that, the run continues to its end."""
+    ours, process = terminal(controlling, *small, "checkpoint_interval=100")
+    shown = b""
+    while b"epoch 2/3" not in shown:
+        shown += os.read(ours, 4096)
+    os.close(ours)
+    status = process.wait(timeout=120)
+    (run,) = runs(work)
+    if controlling:
+        assert status == 129
+        assert read_run(run).status == "interrupted"
+        assert checkpoint.newest(run).state["progress"]["seen"] >= 1000
+        assert train("--resume", "latest").returncode == 0
+    else:
+        assert status == 0
     assert_same(run, full_run)
 
 
