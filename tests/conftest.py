@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,18 +71,20 @@ def train(command: Run) -> Run:
 
 
 @pytest.fixture
-def begin(work: Path, environment: dict[str, str]) -> Begin:
-    """Start `python -m labml_bn.train ARGUMENTS`, to be ended from outside.
+def begin(work: Path, environment: dict[str, str]) -> Iterator[Begin]:
+    """Start `python -m labml_bn.train ARGUMENTS`, to be ended from outside; at the latest, it ends with the test.
 
     Ctrl-C and a closed terminal act on it, even if the tests run in a shell's background.
     """
+
+    processes: list[subprocess.Popen[str]] = []
 
     def interruptible() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
     def started(*arguments: str) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "labml_bn.train", *arguments],
             cwd=work,
             env=environment,
@@ -91,8 +93,13 @@ def begin(work: Path, environment: dict[str, str]) -> Begin:
             stderr=subprocess.PIPE,
             preexec_fn=interruptible,
         )
+        processes.append(process)
+        return process
 
-    return started
+    yield started
+    for process in processes:
+        process.kill()
+        process.wait()
 
 
 #: A run of three short epochs.
