@@ -13,6 +13,7 @@ beside the figure, with the ending .html, and is self-contained.
 from pathlib import Path
 
 from labml_bn.cli.command import Parser, run_command
+from labml_bn.cli.errors import UserError
 from labml_bn.cli.files import check_writable
 
 
@@ -36,9 +37,11 @@ def main() -> None:
     from labml_bn.cli.text import table, terminal_width
     from labml_bn.records import comparison, figures
     from labml_bn.records.folder import find_runs
-    from labml_bn.records.record import read_run
+    from labml_bn.records.record import read_runs
 
-    runs = [read_run(folder) for folder in find_runs(arguments.runs, arguments.logs)]
+    runs = read_runs(find_runs(arguments.runs, arguments.logs))
+    if not runs:
+        raise UserError("there are no runs to compare")
     compared = comparison.Comparison(runs)
     rows, figure = compared.rows(), compared.figure()
     print(table(rows, terminal_width()))

@@ -6,6 +6,11 @@ import os
 import re
 from collections.abc import Iterator
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 
 class UserError(Exception):
     """Something that the user can fix. The message is one line: what is wrong, and what to do."""
@@ -59,8 +64,13 @@ _OUT_OF_MEMORY = re.compile(
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether this error means that the system gives no more memory, address space (`ulimit -v`) or threads."""
-    return isinstance(error, MemoryError) or bool(_OUT_OF_MEMORY.search(str(error)))
+    """Whether this error means that the system gives no more memory, address space (`ulimit -v`) or threads.
+
+    With a limit of the address space, any unexpected error does: libraries that get no memory raise errors that do not
+    mention it.
+    """
+    known = isinstance(error, MemoryError) or bool(_OUT_OF_MEMORY.search(str(error)))
+    return known or (resource is not None and resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY)
 
 
 @contextlib.contextmanager

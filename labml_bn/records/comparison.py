@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
+from numpy.typing import NDArray
 
 from labml_bn.cli.text import duration
 from labml_bn.records.record import Record, Series, short_uuids
@@ -25,6 +26,15 @@ _COLOURS = [f"C{number}" for number in range(10)]
 _LINES = ["-", "--", "-.", ":"]
 _MARKERS = "osv^D<>pP*Xdh"
 
+#: The losses that are drawn.
+_LOSSES = ("loss.train", "loss.test")
+
+#: Losses and running statistics above it are not drawn.
+_LARGEST = 1e100
+
+#: So many running statistics are drawn.
+_MOST_COLUMNS = 24
+
 _NOTHING = Series(np.zeros(0, np.int64), np.zeros((0, 1)))
 
 
@@ -33,7 +43,7 @@ class Comparison:
 
     def __init__(self, runs: Sequence[Record]) -> None:
         self._runs = runs
-        self._metrics = [run.metrics() for run in runs]
+        self._metrics = [{name: _drawable(name, of_name) for name, of_name in run.metrics().items()} for run in runs]
         self._short = short_uuids(runs)
         self._keys = [key for key in KEYS if len({str(run.settings[key]) for run in runs}) > 1]
         self._labels = [f"{self._short[run.uuid]} {self._name(run)}" for run in runs]
@@ -50,13 +60,13 @@ class Comparison:
         for run, metrics in zip(self._runs, self._metrics, strict=True):
             accuracy = metrics.get("accuracy.test", _NOTHING).values[:, 0]
             chosen_by = metrics["accuracy.held_out"].values[:, 0] if "accuracy.held_out" in metrics else accuracy
-            best = int(chosen_by.argmax()) if len(accuracy) else None
+            best = _best(chosen_by[: len(accuracy)])
             rows.append(
                 [
                     self._short[run.uuid],
                     run.status,
                     f"{len(accuracy)}/{run.settings['epochs']}",
-                    f"{accuracy[-1]:.2%}" if best is not None else "-",
+                    f"{accuracy[-1]:.2%}" if len(accuracy) else "-",
                     f"{accuracy[best]:.2%}" if best is not None else "-",
                     str(best + 1) if best is not None else "-",
                     duration(run.elapsed),
@@ -68,6 +78,8 @@ class Comparison:
     def figure(self) -> Figure:
         """Loss and accuracy of all runs, then a row of running statistics for each run that has them."""
         layers = sorted({name for metrics in self._metrics for name in metrics if name.startswith("bn.")})
+        drawn = f"the first {_MOST_COLUMNS} of {len(layers)}; " if len(layers) > _MOST_COLUMNS else ""
+        layers = layers[:_MOST_COLUMNS]
         normalized = [number for number, metrics in enumerate(self._metrics) if any(name in metrics for name in layers)]
         columns = max(2, len(layers))
         labels = [textwrap.fill(label, 120) for label in self._labels]
@@ -88,6 +100,8 @@ class Comparison:
             handles, labels, ncols=legend_columns, loc="center", fontsize="small", frameon=False, handlelength=4
         )
         box.set_in_layout(False)  # it has its own row: the others keep their size
+        for text in box.get_texts():
+            text.set_parse_math(False)  # a folder's name may have dollar signs
 
         first: dict[str, Axes] = {}
         for row, number in enumerate(normalized, 2):
@@ -97,12 +111,14 @@ class Comparison:
                 if name in self._metrics[number]:
                     _draw_band(axes, self._metrics[number][name], _COLOURS[number % len(_COLOURS)])
                 if row == 2:
-                    axes.set_title(name.removeprefix("bn.").replace(".", "\n").replace("_", " "), fontsize="small")
+                    title = name.removeprefix("bn.").replace(".", "\n").replace("_", " ")
+                    axes.set_title(title, fontsize="small", parse_math=False)
                 if column == 0:
-                    axes.set_ylabel(_row_label(self._labels[number]), fontsize="x-small")
+                    axes.set_ylabel(_row_label(self._labels[number]), fontsize="x-small", parse_math=False)
                 _tidy(axes, small=True)
         if normalized:
-            figure.supxlabel("training images seen (bands: 15th to 85th percentile over channels, median)", fontsize=9)
+            bands = f"training images seen ({drawn}bands: 15th to 85th percentile over channels, median)"
+            figure.supxlabel(bands, fontsize=9)
         return figure
 
     def _draw_loss(self, axes: Axes) -> None:
@@ -111,7 +127,8 @@ class Comparison:
         width = max((series.steps[-1] for series in train if len(series.steps)), default=1) / _PARTS
         for style, label, series, metrics in zip(_styles(), self._labels, train, self._metrics, strict=False):
             _draw_curve(axes, _averages(series, width), metrics.get("loss.test", _NOTHING), style, label)
-        axes.set_yscale("log")
+        if any((metrics.get(name, _NOTHING).values > 0).any() for metrics in self._metrics for name in _LOSSES):
+            axes.set_yscale("log")
         _tidy(axes)
 
     def _draw_accuracy(self, axes: Axes) -> None:
@@ -122,12 +139,24 @@ class Comparison:
             _draw_curve(axes, train, test, style, label)
             # Without the first steps, whose accuracy is so low that the axis could show little else.
             for series, start in ((train, len(train.steps) // 5), (test, 0)):
-                lowest = min([lowest, *series.values[start:, 0]])
-                highest = max([highest, *series.values[start:, 0]])
+                lowest = np.nanmin([lowest, *series.values[start:, 0]])
+                highest = np.nanmax([highest, *series.values[start:, 0]])
         margin = max(highest - lowest, 0.01) / 20
         axes.set_ylim(lowest - margin, min(highest, 1.0) + margin)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         _tidy(axes)
+
+
+def _drawable(name: str, series: Series) -> Series:
+    """A metric whose impossible values, which would make a figure of nothing else, are NaN: those are not drawn."""
+    low, high = (0.0, 1.0) if name.startswith("accuracy.") else (-_LARGEST, _LARGEST)
+    possible = (series.values >= low) & (series.values <= high)
+    return Series(series.steps, np.where(possible, series.values, np.nan))
+
+
+def _best(values: NDArray[np.float64]) -> int | None:
+    """Where the largest of some values is, the first if there are several; None if there are none."""
+    return None if np.isnan(values).all() else int(np.nanargmax(values))
 
 
 def _styles() -> Iterator[dict[str, Any]]:

@@ -33,6 +33,9 @@ LOG_LIMIT = 1 << 30
 #: The longest line of it, the metrics between two validations. With the default settings it has 25,000 bytes.
 LINE_LIMIT = 1 << 24
 
+#: The largest step that a metric can have, in training images: 16 million epochs.
+MOST_STEPS = 10**12
+
 #: So many metrics of a run are read.
 MOST_METRICS = 1000
 
@@ -88,7 +91,7 @@ class Record:
                 continue  # parsing a long line takes long
             track = _entry(line).get("track")
             for name, points in track.items() if isinstance(track, dict) else ():
-                is_wanted = name in names if names else name in parts or len(parts) < MOST_METRICS
+                is_wanted = name in names if names else name in parts or (len(parts) < MOST_METRICS and _is_name(name))
                 if is_wanted and isinstance(points, list):
                     parts.setdefault(name, []).append(_series(points))
         series = {name: _joined(of_name) for name, of_name in parts.items()}
@@ -180,7 +183,7 @@ def _series(points: list[Any]) -> Series:
     try:
         steps = np.array([step for step, _ in points], dtype=np.int64)
         values = np.array([value for _, value in points], dtype=np.float64)
-        if values.ndim != 2 or values.shape[1] == 0:
+        if values.ndim != 2 or values.shape[1] == 0 or (steps < 0).any() or (steps > MOST_STEPS).any():
             raise ValueError
     except (ValueError, TypeError, OverflowError):
         whole = [point for point in points if _is_point(point)]
@@ -199,10 +202,19 @@ def _joined(parts: list[Series]) -> Series:
 
 
 def _is_point(point: Any) -> bool:
-    if not (isinstance(point, list) and len(point) == 2 and isinstance(point[0], int) and abs(point[0]) < 1 << 62):
+    if not (isinstance(point, list) and len(point) == 2 and isinstance(point[0], int) and 0 <= point[0] <= MOST_STEPS):
         return False
     values = point[1]
-    return isinstance(values, list) and len(values) > 0 and all(isinstance(value, int | float) for value in values)
+    return isinstance(values, list) and len(values) > 0 and all(map(_is_number, values))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or (isinstance(value, int) and abs(value) < 1 << 1023)
+
+
+def _is_name(name: str) -> bool:
+    """Whether a metric can have this name, which is shown."""
+    return name.isprintable() and 0 < len(name) <= 200
 
 
 def _number(value: Any, otherwise: float) -> float:

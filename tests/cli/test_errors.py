@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -38,3 +40,12 @@ def test_exit_status() -> None:
     assert exit_status(KeyboardInterrupt()) == 130
     assert exit_status(Terminated()) == 143
     assert exit_status(HungUp()) == 129
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limits")
+def test_any_error_with_a_limit_of_the_address_space() -> None:
+    """Libraries that get no memory raise errors that do not mention it."""
+    code = "import resource\nfrom labml_bn.cli.errors import is_out_of_memory\nprint(is_out_of_memory(ValueError('odd')))\n"
+    code += "resource.setrlimit(resource.RLIMIT_AS, (1 << 40, -1))\nprint(is_out_of_memory(ValueError('odd')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["False", "True"]

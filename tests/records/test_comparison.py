@@ -115,3 +115,39 @@ def test_the_best_epoch_is_the_best_on_held_out_images(full_run: Path, tmp_path:
     rows = Comparison([read_run(run)]).rows()
     assert rows[1][rows[0].index("best")] == min(accuracies)
     assert rows[1][rows[0].index("at epoch")] == str(worst + 1)
+
+
+def test_impossible_values(trained: Path, tmp_path: Path) -> None:
+    """They are not drawn, nor the best; neither raises, nor warns, nor moves the axes."""
+    run = another(trained, tmp_path, "aaaa0000")
+    shown = Comparison([read_run(run)])
+    before = [axes.get_ylim() for axes in shown.figure().axes[:2]]
+    points = [[6001 + step, [value]] for step, value in enumerate([1e308, -1e308, 5e-324, float("nan"), 9e99])]
+    wrong = {"loss.test": points, "accuracy.train": points[:2], "bn.norm1.running_var": points}
+    held_out = {"accuracy.held_out": [[step, [value]] for step, value in enumerate([float("nan"), 2.0, 0.5, 0.9])]}
+    with (run / "log.jsonl").open("a") as log:
+        log.write(json.dumps({"time": 1e308, "elapsed": -1, "track": wrong | held_out}) + "\n")
+    compared = Comparison([read_run(run)])
+    assert compared.rows()[1][1:6] == [*shown.rows()[1][1:4], "-", "-"]
+    figure = compared.figure()
+    figure.savefig(tmp_path / "figure.png")
+    assert figure.axes[1].get_ylim() == before[1]
+
+
+def test_names_with_dollar_signs(trained: Path, tmp_path: Path) -> None:
+    """They are not formulas."""
+    run = another(trained, tmp_path, r"a$\frac{b$")
+    track = {f"bn.{number:02}$\\frac.running_var": [[1, [1.0, 2.0]]] for number in range(30)}
+    with (run / "log.jsonl").open("a") as log:
+        log.write(json.dumps({"track": track}) + "\n")
+    figure = Comparison([read_run(run)]).figure()
+    figure.savefig(tmp_path / "figure.png")
+    assert names(figure.axes[2]) == [r"a$\frac{ batch_norm"]
+    assert len(figure.axes) == 3 + 24  # as many statistics as fit
+    assert "the first 24 of 36" in figure.get_supxlabel()
+
+
+def test_a_run_without_positive_losses(trained: Path, tmp_path: Path) -> None:
+    run = another(trained, tmp_path, "aaaa0000")
+    (run / "log.jsonl").write_text('{"track": {"loss.train": [[1, [0.0]], [2, [-1.0]]]}}\n')
+    Comparison([read_run(run)]).figure().savefig(tmp_path / "figure.png")
