@@ -45,7 +45,8 @@ def test_exit_status() -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="no limits")
 def test_any_error_with_a_limit_of_the_address_space() -> None:
     """Libraries that get no memory raise errors that do not mention it."""
-    code = "import resource\nfrom labml_bn.cli.errors import is_out_of_memory\nprint(is_out_of_memory(ValueError('odd')))\n"
-    code += "resource.setrlimit(resource.RLIMIT_AS, (1 << 40, -1))\nprint(is_out_of_memory(ValueError('odd')))"
+    ask = "print(is_out_of_memory(ValueError('odd')))"
+    code = f"import resource\nfrom labml_bn.cli.errors import is_out_of_memory\n{ask}\n"
+    code += f"resource.setrlimit(resource.RLIMIT_AS, (1 << 40, -1))\n{ask}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["False", "True"]
