@@ -1,49 +1,122 @@
-"""The file in which a running dashboard leaves its URL. Training reads it, to print a link to the run's page.
+"""Where a run is on the dashboard, and the file in which a running dashboard leaves its address, for training.
 
-The file is beside the runs. A training process reads it once, at its start, and checks whether the dashboard answers.
-Training does not depend on the dashboard otherwise: the dashboard reads the files that training writes.
+The file is beside the runs, and only this user can read it. A training process reads it once, at its start, and checks
+whether that dashboard answers. Training does not depend on the dashboard otherwise: the dashboard reads the files that
+training writes.
 """
 
 import contextlib
-import http.client
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import socket
+import stat
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+
+from labml_bn.cli.errors import UserError
+from labml_bn.cli.files import replacing
+from labml_bn.cli.received import open_to_read
 
 #: The address that the dashboard listens on: other machines cannot reach it.
 HOST = "127.0.0.1"
 
-#: The header of every response with the dashboard's token, which is also in the file. After a crash, the file may name
-#: a port that another dashboard uses by now.
-TOKEN_HEADER = "Dashboard-Token"
+#: The parameter of the address that the dashboard prints. A browser that opens it gets the token as a cookie.
+TOKEN = "token"
+
+#: The headers by which a dashboard proves that it has the token, which is not sent: a random text in the request, and
+#: a hash of it and the token in the response. After a crash, the file may name a port that another program uses by now.
+CHALLENGE_HEADER, PROOF_HEADER = "Dashboard-Challenge", "Dashboard-Proof"
 
 _FILE = "dashboard.address"
+_CONTENT = re.compile(rf"http://{re.escape(HOST)}:(?P<port>\d{{1,5}})/\?{TOKEN}=(?P<token>[\w-]{{20,100}})\n", re.ASCII)
+_CHALLENGE = re.compile("[0-9a-f]{64}")
 
 #: Seconds that training waits for a response before it continues without the link.
 _TIMEOUT = 0.5
 
 
+@dataclass(frozen=True)
+class Address:
+    """The port of a running dashboard, and the token that it accepts."""
+
+    port: int
+    token: str
+
+    @property
+    def url(self) -> str:
+        """The address without the token, for those who have it in their browser."""
+        return f"http://{HOST}:{self.port}"
+
+    def page(self, path: str = "", *, secret: bool) -> str:
+        """The address of a page. If `secret`, it lets everybody in who reads it."""
+        return f"{self.url}/{path}" + (f"?{TOKEN}={self.token}" if secret else "")
+
+    def proof(self, challenge: str) -> str | None:
+        """What only those who have the token can answer to a challenge; None if it is malformed."""
+        if not _CHALLENGE.fullmatch(challenge):
+            return None
+        return hmac.new(self.token.encode(), f"{self.port} {challenge}".encode(), hashlib.sha256).hexdigest()
+
+
+def run_id(name: str) -> str:
+    """The id by which the dashboard knows the run in a folder with this name.
+
+    labml's page needs letters, digits and hyphens; for other names it is a hash.
+    """
+    if re.fullmatch("[0-9a-zA-Z-]+", name):
+        return name
+    return hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
+
+
 @contextlib.contextmanager
-def announced(logs: Path, url: str, token: str) -> Iterator[None]:
-    """Keep the URL in the file while the block runs."""
-    file, content = logs / _FILE, f"{url} {token}\n"
-    with contextlib.suppress(OSError):
-        file.write_text(content, encoding="utf-8")
+def announced(logs: Path, address: Address) -> Iterator[None]:
+    """Keep the address in the file while the block runs. Without the file, only training's link is missing."""
+    file, content = logs / _FILE, address.page(secret=True) + "\n"
+    with contextlib.suppress(OSError), replacing(file, mode=0o600) as part:
+        part.write_text(content, encoding="utf-8")
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):
-            if file.read_text(encoding="utf-8") == content:  # not that of a dashboard that was started later
+        with contextlib.suppress(OSError, UserError, ValueError):
+            if _read(file) == content:  # not that of a dashboard that was started later
                 file.unlink()
 
 
-def find(logs: Path) -> str | None:
-    """The URL of the dashboard for the runs in `logs`, or None if none responds."""
-    try:
-        url, token = (logs / _FILE).read_text(encoding="utf-8").split()
-        connection = http.client.HTTPConnection(HOST, urlsplit(url).port, timeout=_TIMEOUT)
-        with contextlib.closing(connection):
-            connection.request("HEAD", "/")
-            return url if connection.getresponse().headers[TOKEN_HEADER] == token else None
-    except (OSError, ValueError, http.client.HTTPException):
-        return None  # there is no file, or a dashboard that was killed left it behind
+def find(logs: Path) -> Address | None:
+    """The address of the dashboard for the runs in `logs`, or None if none responds."""
+    with contextlib.suppress(OSError, UserError, ValueError):
+        found = _CONTENT.fullmatch(_read(logs / _FILE))
+        if found is not None:
+            address = Address(int(found["port"]), found["token"])
+            return address if _responds(address) else None
+    return None  # there is no file, or a dashboard that was killed left it behind
+
+
+def _read(file: Path) -> str:
+    """The content of the file. Raises ValueError if another user can have written it."""
+    with open_to_read(file) as opened:
+        status = os.fstat(opened.fileno())
+        if os.name != "nt" and (status.st_uid != os.geteuid() or status.st_mode & (stat.S_IRWXG | stat.S_IRWXO)):
+            raise ValueError("the file is not private")
+        return opened.read(1000).decode("utf-8")
+
+
+def _responds(address: Address) -> bool:
+    """Whether this dashboard, and no other program, answers at the port within the time."""
+    challenge, end = secrets.token_hex(32), time.monotonic() + _TIMEOUT
+    request = f"HEAD / HTTP/1.1\r\nHost: {HOST}:{address.port}\r\n{CHALLENGE_HEADER}: {challenge}\r\n"
+    with socket.create_connection((HOST, address.port), timeout=_TIMEOUT) as connection:
+        connection.sendall(f"{request}Connection: close\r\n\r\n".encode())
+        received = b""
+        while b"\r\n\r\n" not in received and (left := end - time.monotonic()) > 0:
+            connection.settimeout(left)
+            more = connection.recv(10_000)
+            if not more:
+                break
+            received += more
+    return f"\r\n{PROOF_HEADER}: {address.proof(challenge)}\r\n".lower().encode() in received.lower()
