@@ -35,17 +35,16 @@ def main() -> None:
         import labml_app  # noqa: F401 - `database` imports the rest of it later
 
         from labml_bn.dashboard import database, server
-        from labml_bn.dashboard.address import Address
+        from labml_bn.dashboard.address import PAGE, Address
     except ImportError as error:
         raise UserError(
             f"the dashboard needs packages that are not installed ({error.name}): pip install 'labml-bn[dashboard]'"
         ) from error
 
     def opened(address: Address) -> None:
-        url = address.page(secret=True)
-        print(f"dashboard: {url} (Ctrl-C ends it)", flush=True)
-        if not arguments.no_browser:
-            threading.Timer(0.5, webbrowser.open, [url]).start()
+        print(f"dashboard: {address.page(secret=True)} (Ctrl-C ends it)", flush=True)
+        if not arguments.no_browser and (logs / PAGE).is_file():
+            threading.Timer(0.5, webbrowser.open, [(logs / PAGE).as_uri()]).start()
 
     with os_errors_as(f"cannot create the folder {logs}"):
         logs.mkdir(parents=True, exist_ok=True)

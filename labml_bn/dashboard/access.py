@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable
 from urllib.parse import parse_qsl, urlencode
 
 from fastapi import Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from starlette.requests import ClientDisconnect
 
 from labml_bn.cli.text import printable
-from labml_bn.dashboard.address import CHALLENGE_HEADER, HOST, PROOF_HEADER, TOKEN, Address
+from labml_bn.dashboard.address import CHALLENGE_HEADER, HOST, PROOF_HEADER, TOKEN, Address, forwarding
 
 Next = Callable[[Request], Awaitable[Response]]
 
@@ -95,11 +95,15 @@ class Guard:
         return hmac.compare_digest((text or "").encode("utf-8", "replace"), self._address.token.encode())
 
     def _with_cookie(self, request: Request) -> Response:
-        """The cookie, and the same page without the token in its address."""
+        """The cookie, and the same page without the token in its address.
+
+        It is opened by a page, as a redirection would keep the site that the address was opened from, if any, and the
+        browser would not send the cookie then.
+        """
         rest = urlencode([(name, value) for name, value in parse_qsl(request.url.query) if name != TOKEN])
         path = request.scope["raw_path"].decode("ascii") + (f"?{rest}" if rest else "")
         # With the host, as `//elsewhere.example` alone would be another one.
-        response = RedirectResponse(f"http://{request.headers['host']}{path}", 303)
+        response = HTMLResponse(forwarding(f"http://{request.headers['host']}{path}"))
         response.set_cookie(self._cookie, self._address.token, path="/", httponly=True, samesite="strict")
         return response
 

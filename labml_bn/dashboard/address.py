@@ -1,13 +1,15 @@
-"""Where a run is on the dashboard, and the file in which a running dashboard leaves its address, for training.
+"""Where a run is on the dashboard, and the files in which a running dashboard leaves its address.
 
-The file is beside the runs, and only this user can read it. A training process reads it once, at its start, and checks
-whether that dashboard answers. Training does not depend on the dashboard otherwise: the dashboard reads the files that
-training writes.
+They are beside the runs, and only this user can read them. One is for training: its process reads the file once, at its
+start, and checks whether that dashboard answers. Training does not depend on the dashboard otherwise: the dashboard
+reads the files that training writes. The other one is for the browser: the arguments with which a browser is started
+can be read by all users, and must not contain the token.
 """
 
 import contextlib
 import hashlib
 import hmac
+import html
 import os
 import re
 import secrets
@@ -33,6 +35,10 @@ TOKEN = "token"
 CHALLENGE_HEADER, PROOF_HEADER = "Dashboard-Challenge", "Dashboard-Proof"
 
 _FILE = "dashboard.address"
+
+#: The file that opens the dashboard in a browser.
+PAGE = "dashboard.html"
+
 _CONTENT = re.compile(rf"http://{re.escape(HOST)}:(?P<port>\d{{1,5}})/\?{TOKEN}=(?P<token>[\w-]{{20,100}})\n", re.ASCII)
 _CHALLENGE = re.compile("[0-9a-f]{64}")
 
@@ -73,18 +79,26 @@ def run_id(name: str) -> str:
     return hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
 
 
+def forwarding(url: str) -> str:
+    """A page that opens another one. The browser does not see the latter as opened by another site."""
+    return f'<!DOCTYPE html><meta http-equiv="refresh" content="0;url={html.escape(url)}">\n'
+
+
 @contextlib.contextmanager
 def announced(logs: Path, address: Address) -> Iterator[None]:
-    """Keep the address in the file while the block runs. Without the file, only training's link is missing."""
-    file, content = logs / _FILE, address.page(secret=True) + "\n"
-    with contextlib.suppress(OSError), replacing(file, mode=0o600) as part:
-        part.write_text(content, encoding="utf-8")
+    """Keep the address in the files while the block runs. Without them, only the links are missing."""
+    url = address.page(secret=True)
+    contents = {logs / _FILE: f"{url}\n", logs / PAGE: forwarding(url)}
+    for file, content in contents.items():
+        with contextlib.suppress(OSError), replacing(file, mode=0o600) as part:
+            part.write_text(content, encoding="utf-8")
     try:
         yield
     finally:
-        with contextlib.suppress(OSError, UserError, ValueError):
-            if _read(file) == content:  # not that of a dashboard that was started later
-                file.unlink()
+        for file, content in contents.items():
+            with contextlib.suppress(OSError, UserError, ValueError):
+                if _read(file) == content:  # not that of a dashboard that was started later
+                    file.unlink()
 
 
 def find(logs: Path) -> Address | None:

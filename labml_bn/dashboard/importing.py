@@ -107,17 +107,19 @@ class Importer:
         imported = 0
         folders = {run_id(folder.name): folder for folder in run_folders(self._logs)}
         for uuid, folder in folders.items():
-            stamp = f"{uuid} {_stamp(folder)}"
-            if self._unreadable.get(uuid) == stamp or not _is_wanted(uuid, stamp, restore):
-                continue
+            stamp = uuid
             try:
+                stamp = f"{uuid} {_stamp(folder)}"
+                if self._unreadable.get(uuid) == stamp or not _is_wanted(uuid, stamp, restore):
+                    continue
                 self._import(uuid, folder, stamp)
             except PyMongoError:
                 raise
             except Exception as error:  # one run must not prevent the import of the others
+                if self._unreadable.get(uuid) != stamp:
+                    why = str(error) if isinstance(error, UserError | OSError) else repr(error)
+                    print(printable(f"warning: cannot show {folder}: {why}"), file=sys.stderr)
                 self._unreadable[uuid] = stamp
-                why = str(error) if isinstance(error, UserError | OSError) else repr(error)
-                print(printable(f"warning: cannot show {folder}: {why}"), file=sys.stderr)
             else:
                 self._unreadable.pop(uuid, None)
                 imported += 1
@@ -158,7 +160,7 @@ class Follower(threading.Thread):
             try:
                 self._importer.update()
                 reported = ""
-            except (OSError, PyMongoError) as error:
+            except Exception as error:
                 if str(error) != reported:
                     print(printable(f"warning: cannot import runs: {error}"), file=sys.stderr)
                     reported = str(error)

@@ -129,7 +129,8 @@ def run(trained: Path, work: Path) -> Path:
 def start(work: Path, environment: dict[str, str]) -> Start:
     """Start the dashboard for `work/logs`, on a free port. It is killed at the end of the block.
 
-    It can be made to obey the permissions of files even as root, and to write no files that are larger.
+    It can be made to ignore SIGHUP, to obey the permissions of files even as root, and to open no more files at once
+    and write no larger ones than these.
     """
 
     @contextlib.contextmanager
@@ -137,6 +138,7 @@ def start(work: Path, environment: dict[str, str]) -> Start:
         *arguments: str,
         nohup: bool = False,
         obeys_permissions: bool = False,
+        most_files: int | None = None,
         file_limit: int | None = None,
         **variables: str,
     ) -> Iterator[Dashboard]:
@@ -147,6 +149,8 @@ def start(work: Path, environment: dict[str, str]) -> Start:
             if obeys_permissions and os.geteuid() == 0:
                 # The right of root to write everywhere (CAP_DAC_OVERRIDE) is not given to the program.
                 ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
+            if most_files is not None:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
             if file_limit is not None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
 

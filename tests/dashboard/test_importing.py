@@ -121,7 +121,7 @@ def test_an_error_does_not_stop_the_updates(
     from labml_bn.dashboard import importing
 
     tried = threading.Event()
-    results: list[Exception | int] = [OSError("first"), OSError("first"), OSError("other"), 0, OSError("other"), 0]
+    results: list[Exception | int] = [OSError("first"), OSError("first"), ValueError("other"), 0, OSError("other"), 0]
 
     class Importer:
         def update(self) -> int:

@@ -57,7 +57,7 @@ def test_thousands_of_connections(start: Start) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
     try:
-        with start() as dashboard, contextlib.ExitStack() as stack:
+        with start(most_files=400) as dashboard, contextlib.ExitStack() as stack:
             for number in range(3000):
                 client = socket.socket()
                 client.setblocking(False)

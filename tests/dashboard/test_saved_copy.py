@@ -33,7 +33,7 @@ def test_what_was_chosen_is_kept(run: Path, environment: dict[str, str], start: 
         assert stat.S_IMODE(file.stat().st_mode) == 0o600
         assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
         names = {path.name for path in run.parents[1].iterdir()}
-        assert names == {"batch_norm", "dashboard.address"}
+        assert names == {"batch_norm", "dashboard.address", "dashboard.html"}
         dashboard.process.terminate()
         assert dashboard.process.communicate(timeout=20) == ("", "interrupted\n")
     assert {path.suffix for path in copies(environment).iterdir()} <= {".data", ".lock"}
