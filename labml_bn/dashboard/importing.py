@@ -80,14 +80,17 @@ def local_user() -> user.User:
 
 
 def remove_run(uuid: str) -> None:
-    """Remove a run from the database, with its metrics, and from the lists."""
+    """Remove a run from the database, with its metrics and charts, and from the lists."""
     shown = run.get(uuid)
     if shown is not None:
         owner: project.Project = local_user().default_project
         owner.remove_from_folder(shown.parent_folder, shown)
         owner.runs.pop(uuid, None)
         owner.save()
+        shown.status.load().run_status.delete()
         run.delete(uuid)
+        charts.remove(uuid)
+        ResultIndex.delete(uuid)
 
 
 class Importer:
@@ -129,6 +132,7 @@ class Importer:
                 with self._transaction():
                     remove_run(uuid)
                     ImportedIndex.delete(uuid)
+                self._unreadable.pop(uuid, None)
         return imported
 
     def _import(self, uuid: str, folder: Path, stamp: str) -> None:
