@@ -72,7 +72,7 @@ def open_database(logs: Path, *, alone: bool = False) -> Database:
         database = Database(_exclusively(threading.Lock()))
         try:
             mongodb.attach(host, db.models, indexes)
-        except PyMongoError as error:
+        except (PyMongoError, ValueError) as error:  # the latter for an impossible name
             raise UserError(f"MONGO_HOST={host}: {error}") from error
     else:
         store = Store(db.models, indexes)

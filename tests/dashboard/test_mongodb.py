@@ -56,10 +56,11 @@ def test_mongodb(server: str, run: Path, work: Path, environment: dict[str, str]
     assert not copies(environment).exists()
 
 
-def test_an_unreachable_mongodb(environment: dict[str, str], command: Run) -> None:
-    environment["MONGO_HOST"] = "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=300"
+@pytest.mark.parametrize("host", ["mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=300", "host:port", "mongodb://"])
+def test_an_unreachable_mongodb(host: str, environment: dict[str, str], command: Run) -> None:
+    environment["MONGO_HOST"] = host
     done = command("dashboard", "--sync")
     assert done.returncode == 1
-    assert done.stderr.startswith("error: MONGO_HOST=mongodb://127.0.0.1:1/")
+    assert done.stderr.startswith(f"error: MONGO_HOST={host}: ")
     assert len(done.stderr.splitlines()) == 1
     assert not copies(environment).exists()
