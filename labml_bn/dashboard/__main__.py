@@ -6,7 +6,7 @@
     python -m labml_bn.dashboard --sync             import all runs, including those deleted on the dashboard, and exit
 
 Runs that are still training are updated live, whether they started before or after the dashboard. No data leaves this
-machine, and only the logs folder is written to. Ctrl-C ends the dashboard.
+machine. The printed URL contains a token, without which the dashboard lets nobody in. Ctrl-C ends the dashboard.
 """
 
 import threading
@@ -35,23 +35,24 @@ def main() -> None:
         import labml_app  # noqa: F401 - `database` imports the rest of it later
 
         from labml_bn.dashboard import database, server
+        from labml_bn.dashboard.address import PAGE, Address
     except ImportError as error:
         raise UserError(
             f"the dashboard needs packages that are not installed ({error.name}): pip install 'labml-bn[dashboard]'"
         ) from error
 
-    def opened(url: str) -> None:
-        print(f"dashboard: {url} (Ctrl-C ends it)", flush=True)
-        if not arguments.no_browser:
-            threading.Timer(0.5, webbrowser.open, [url]).start()
+    def opened(address: Address) -> None:
+        print(f"dashboard: {address.page(secret=True)} (Ctrl-C ends it)", flush=True)
+        if not arguments.no_browser and (logs / PAGE).is_file():
+            threading.Timer(0.5, webbrowser.open, [(logs / PAGE).as_uri()]).start()
 
     with os_errors_as(f"cannot create the folder {logs}"):
         logs.mkdir(parents=True, exist_ok=True)
     listener = None if arguments.sync else server.listen(arguments.port)
-    transaction, changed = database.open_with_runs(logs, restore=arguments.sync)
+    transaction, follower, changed = database.open_with_runs(logs, restore=arguments.sync)
     print(f"imported runs from {arguments.logs}: {changed}", flush=True)
     if listener is not None:
-        server.serve(listener, logs, transaction, opened)
+        server.serve(listener, logs, transaction, follower, opened)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,21 @@ def update(uuid: str, before: Sequence[str], now: Sequence[str]) -> None:
     _update_charts(uuid, before, now)
 
 
+def remove(uuid: str) -> None:
+    """Remove the additional charts of a run, and its comparison with another."""
+    key = CustomMetricsListIndex.get(uuid)
+    if key is not None:
+        for _, chart in key.load().metrics:
+            chart.load().preference_key.delete()
+            chart.delete()
+        key.delete()
+        CustomMetricsListIndex.delete(uuid)
+    key = ComparisonPreferencesIndex.get(uuid)
+    if key is not None:
+        key.delete()
+        ComparisonPreferencesIndex.delete(uuid)
+
+
 def _is_result(name: str) -> bool:
     return name.split(".")[0] in {"loss", "accuracy"}
 
@@ -86,12 +101,9 @@ def _update_charts(uuid: str, before: Sequence[str], now: Sequence[str]) -> None
     if key is None:
         charts.save()
         CustomMetricsListIndex.set(uuid, charts.key)
-    for chart_id, key in list(charts.metrics):
+    for _, key in charts.metrics:
         chart = key.load()
         choice = chart.preference_key.load()
-        if choice.series_preferences and not before:  # the run was deleted on the dashboard, and is restored
-            charts.delete_custom_metric(chart_id)
-            continue
         belongs = functools.partial(_belongs, title=chart.name)
         choice.series_preferences = _moved(choice.series_preferences, before, now, belongs)
         choice.save()

@@ -1,41 +1,61 @@
-"""The database of labml's app: an SQLite file beside the runs, or a MongoDB; and its first import of the runs."""
+"""The database of labml's app: in memory, with a copy in a file, or a MongoDB; and its first import of the runs."""
 
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pymongo.errors import PyMongoError
 
 from labml_bn.cli.errors import UserError, os_errors_as
 from labml_bn.dashboard.address import HOST
-from labml_bn.dashboard.store import ERRORS, HINT, Store, Transaction
+from labml_bn.dashboard.saved_copy import SavedCopy
+from labml_bn.dashboard.store import Store, Transaction
 
-#: The SQLite file beside the runs.
-DATABASE = "dashboard.sqlite"
+if TYPE_CHECKING:
+    from labml_bn.dashboard.importing import Follower
 
 
-def open_with_runs(logs: Path, *, restore: bool) -> tuple[Transaction, int]:
-    """Open the database for the runs in `logs` and import them, as `import_runs` does.
+def _nothing() -> None:
+    pass
 
-    Returns the function that begins a transaction, and how many runs were new or had changed. Raises UserError if the
-    database or the folder cannot be read.
+
+@dataclass(frozen=True)
+class Database:
+    """The open database: `transaction` begins a transaction, `save` keeps what has changed for the next dashboard."""
+
+    transaction: Transaction
+    save: Callable[[], None] = _nothing
+
+
+def open_with_runs(logs: Path, *, restore: bool) -> tuple[Transaction, "Follower", int]:
+    """Open the database for the runs in `logs` and import them, as `Importer` does.
+
+    Returns the function that begins a transaction, the thread that will import what changes, and how many runs were new
+    or had changed. Raises UserError if the database or the folder cannot be read, or if deleted runs are to be restored
+    while another dashboard for these runs is running.
     """
-    path = logs / DATABASE
+    database = open_database(logs, alone=restore)
+    from labml_bn.dashboard.importing import Follower, Importer  # labml's app must be set up first
+
+    importer = Importer(logs, database.transaction)
     try:
-        transaction = open_database(path)
-        from labml_bn.dashboard.importing import import_runs  # it imports labml's app, which must be set up first
-
         with os_errors_as(f"cannot import runs from {logs}"):
-            return transaction, import_runs(logs, transaction, restore=restore)
-    except ERRORS as error:
-        raise UserError(f"cannot read the dashboard's data in {path}: {error}. {HINT}") from error
+            changed = importer.update(restore=restore)
+    except PyMongoError as error:
+        raise UserError(f"cannot read the dashboard's data: {error}") from error
+    database.save()
+    return database.transaction, Follower(importer, database.save), changed
 
 
-def open_database(path: Path) -> Transaction:
-    """Give labml's app its database: the MongoDB that MONGO_HOST names, if it is set, or the SQLite file at `path`.
+def open_database(logs: Path, *, alone: bool = False) -> Database:
+    """Give labml's app its database: the MongoDB that MONGO_HOST names, if it is set, or memory and a copy in a file.
 
-    Returns the function that begins a transaction. Raises UserError if the database cannot be opened.
+    Raises UserError if the MongoDB does not respond, or if `alone` and another dashboard for the runs is running.
     """
     # labml's app cannot be imported without these; only its own server, which is not used here, needs their values.
     os.environ["LABML_APP_SERVER_IP"] = HOST
@@ -45,25 +65,26 @@ def open_database(path: Path) -> Transaction:
 
     from labml_bn.dashboard.importing import ImportedIndex, ResultIndex, local_user
 
-    db.indexes.extend([ImportedIndex, ResultIndex])
-    transaction: Transaction
-    if "MONGO_HOST" in os.environ:
-        transaction = _exclusively(threading.RLock())
+    indexes = [*db.indexes, ImportedIndex, ResultIndex]
+    if host := os.environ.get("MONGO_HOST"):
+        from labml_bn.dashboard import mongodb
+
+        database = Database(_exclusively(threading.Lock()))
         try:
-            db.init_mongo_db()
-        except Exception as error:
-            raise UserError(f"MONGO_HOST={os.environ['MONGO_HOST']}: {error}") from error
+            mongodb.attach(host, db.models, indexes)
+        except (PyMongoError, ValueError) as error:  # the latter for an impossible name
+            raise UserError(f"MONGO_HOST={host}: {error}") from error
     else:
-        store = Store(path)
-        store.attach(db.models, db.indexes)
-        transaction = store.transaction
-        with transaction():
-            project.create_project(settings.FLOAT_PROJECT_TOKEN, "float project")
-            project.create_project(settings.SAMPLES_PROJECT_TOKEN, "samples project")
-    with transaction():
+        store = Store(db.models, indexes)
+        copy = SavedCopy(store, logs, alone=alone)
+        copy.load()
+        database = Database(store.transaction, copy.save)
+    with database.transaction():
+        project.create_project(settings.FLOAT_PROJECT_TOKEN, "float project")
+        project.create_project(settings.SAMPLES_PROJECT_TOKEN, "samples project")
         # A request that names no project gets the user's.
         project.ProjectIndex.set("", local_user().projects[0])
-    return transaction
+    return database
 
 
 def _exclusively(lock: AbstractContextManager[object]) -> Transaction:

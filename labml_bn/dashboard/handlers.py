@@ -1,79 +1,119 @@
-"""The requests about runs that labml's app does not answer as this project needs: the list, one run, and a change.
+"""The requests that this project's own code answers: about the list of runs, one run, and what the user changes.
 
-labml's list repeats a run's settings and lacks its result; its links to repositories are wrong for most addresses; and
-it keeps changes in the database only.
+labml's list repeats a run's settings and lacks its result; its links to repositories are wrong for most addresses; it
+keeps changes in the database only; and a deleted or archived run can be left in two lists, or in none.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
+from fastapi import FastAPI, HTTPException, Request
 from labml_app.db import run
+from labml_app.db.folder import DefaultFolders
+from pydantic import Field
 
 from labml_bn.cli.errors import reason
 from labml_bn.dashboard import notes
-from labml_bn.dashboard.importing import ResultIndex, local_user
+from labml_bn.dashboard.address import run_id
+from labml_bn.dashboard.importing import ResultIndex, local_user, remove_run
 from labml_bn.dashboard.repository import origin
+from labml_bn.dashboard.requests import API, Body, check_run, read_body
+from labml_bn.dashboard.texts import harmless
 from labml_bn.records.folder import run_folders
 
-#: The paths of the requests that are answered here.
-RUNS = "/api/v1/runs/{labml_token}"
-RUN = "/api/v1/run/{run_uuid}"
+
+class Runs(Body):
+    """Which runs are archived, moved back or deleted."""
+
+    run_uuids: Annotated[list[str], Field(max_length=100_000)]
 
 
 def add_handlers(app: FastAPI, logs: Path) -> None:
     """Answer the requests about the runs in `logs`."""
 
-    @app.get(RUNS)
+    @app.post(f"{API}auth/user")
+    async def get_user() -> dict[str, Any]:
+        return {"is_successful": True, "user": local_user().get_data(), "token": "local"}
+
+    @app.get(f"{API}runs/{{labml_token}}")
     async def list_runs(folder_name: str = "default") -> dict[str, Any]:
         project = local_user().default_project
         listed = [_entry(shown) for shown in project.get_runs(folder_name)]
         listed.sort(key=lambda entry: float(entry["start_time"]), reverse=True)
         return {"runs": listed, "labml_token": project.labml_token}
 
-    @app.get(RUN)
-    async def get_run(request: Request, run_uuid: str) -> JSONResponse:
-        shown = run.get(run_uuid)
-        if shown is None:
-            return JSONResponse({}, 404)
-        repository, commit = origin(shown.repo_remotes or [], shown.commit)
-        return JSONResponse(shown.get_data(request) | {"repo_remotes": repository, "commit": commit})
+    @app.post(f"{API}runs/archive")
+    async def archive(request: Request) -> dict[str, Any]:
+        _move(await _runs(request), DefaultFolders.DEFAULT.value, DefaultFolders.ARCHIVE.value)
+        return {"is_successful": True}
 
-    @app.post(RUN)
-    async def edit_run(request: Request, run_uuid: str) -> JSONResponse:
+    @app.post(f"{API}runs/unarchive")
+    async def move_back(request: Request) -> dict[str, Any]:
+        _move(await _runs(request), DefaultFolders.ARCHIVE.value, DefaultFolders.DEFAULT.value)
+        return {"is_successful": True}
+
+    @app.put(f"{API}runs")
+    async def delete(request: Request) -> dict[str, Any]:
+        for shown in await _runs(request):
+            remove_run(shown.run_uuid)
+        return {"is_successful": True}
+
+    @app.get(f"{API}run/{{run_uuid}}")
+    async def get_run(request: Request, run_uuid: str) -> dict[str, Any]:
+        check_run(run_uuid)
         shown = run.get(run_uuid)
-        if shown is None:
-            return _refusal(404, "there is no such run")
-        try:
-            sent = await request.json()
-        except ValueError:
-            sent = None
-        if not isinstance(sent, dict) or not all(notes.is_valid(name, value) for name, value in sent.items()):
-            return _refusal(400, f"only {', '.join(notes.TEXTS + notes.LISTS)} can be changed, to texts")
+        repository, commit = origin(shown.repo_remotes or [], shown.commit)
+        answer: dict[str, Any] = shown.get_data(request) | {"repo_remotes": repository, "commit": commit}
+        return answer
+
+    @app.post(f"{API}run/{{run_uuid}}")
+    async def edit_run(request: Request, run_uuid: str) -> dict[str, Any]:
+        check_run(run_uuid)
+        shown = run.get(run_uuid)
+        sent = await read_body(request, notes.Notes)
         changes = {name: value for name, value in sent.items() if value != getattr(shown, name)}
         try:
             if changes:
                 notes.write(_folder(logs, run_uuid), changes)
         except OSError as error:
-            return _refusal(409, f"not saved: cannot write {notes.FILE} to the run's folder: {reason(error)}")
-        shown.edit_run(changes)
-        return JSONResponse({"errors": []})
+            why = reason(error)
+            raise HTTPException(409, f"not saved: cannot write {notes.FILE} to the run's folder: {why}") from error
+        shown.edit_run(harmless(changes))
+        return {"errors": []}
+
+    @app.post(f"{API}logs/{{name}}/{{run_uuid}}")
+    async def get_output(run_uuid: str) -> dict[str, Any]:
+        check_run(run_uuid)
+        return {"pages": {}, "page_length": 0, "wrap_logs": True}  # the page asks for what a run has printed
 
 
 def _entry(shown: run.Run) -> dict[str, Any]:
     """A run in the list. Under its name are its id, its accuracy, and the user's comment."""
-    parts = [shown.run_uuid[:8], str(ResultIndex.get(shown.run_uuid) or ""), shown.comment]
+    parts = [str(ResultIndex.get(shown.run_uuid) or ""), shown.comment]
     return {**shown.get_summary(), **shown.status.load().get_data(), "comment": ", ".join(filter(None, parts))}
+
+
+async def _runs(request: Request) -> list[run.Run]:
+    """The runs that a request names, each once. Raises HTTPException if one does not exist."""
+    uuids = list(dict.fromkeys((await read_body(request, Runs))["run_uuids"]))
+    for uuid in uuids:
+        check_run(uuid)
+    return [run.get(uuid) for uuid in uuids]
+
+
+def _move(runs: list[run.Run], source: str, target: str) -> None:
+    """Move those of the runs that are in one list to the other."""
+    project = local_user().default_project
+    for shown in runs:
+        if shown.parent_folder == source:
+            project.remove_from_folder(source, shown)
+            project.add_to_folder(target, shown)
+    project.save()
 
 
 def _folder(logs: Path, uuid: str) -> Path:
     """The folder of a run. Raises OSError if it has been deleted."""
     for folder in run_folders(logs):
-        if folder.name == uuid:
+        if run_id(folder.name) == uuid:
             return folder
     raise FileNotFoundError("the folder does not exist")
-
-
-def _refusal(status: int, message: str) -> JSONResponse:
-    return JSONResponse({"error": message}, status)

@@ -1,15 +1,16 @@
 """Importing runs from their folders into the dashboard.
 
-A run is imported from its folder as a whole, whenever a file in it has changed since the last import. So a run can be
-imported any number of times, while it is running or afterwards, and after any interruption, with the same result. What
-the user has written on the dashboard (a name, a note) is in the run's folder too; which curves are shown is kept.
+A run is known by an id that `address.run_id` makes of the name of its folder in the logs, even if that is a link. It is
+imported from its folder as a whole, whenever a file in it has changed since the last import. So a run can be imported
+any number of times, while it is running or afterwards, and after any interruption, with the same result. What the user
+has written on the dashboard (a name, a note) is in the run's folder too; which curves are shown is kept.
 """
 
-import json
 import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,14 @@ from labml_app.db import project, run, status, user  # isort: skip - the next im
 from labml_app.analyses.experiments.metrics import MetricsAnalysis
 from labml_app.enums import RunEnums
 from labml_db import Index
+from pymongo.errors import PyMongoError
 
+from labml_bn.cli.errors import UserError
+from labml_bn.cli.text import printable
 from labml_bn.dashboard import charts, notes
-from labml_bn.dashboard.store import ERRORS, Transaction
+from labml_bn.dashboard.address import run_id
+from labml_bn.dashboard.store import Transaction
+from labml_bn.dashboard.texts import harmless
 from labml_bn.records.folder import CONFIGS, ENDS, INFO, LOG, is_running, run_folders
 from labml_bn.records.record import (
     COMPLETED,
@@ -39,8 +45,14 @@ from labml_bn.settings import different
 #: Minimum number of seconds between two checks of the folders.
 INTERVAL = 1.0
 
+#: The copy of the database is written so seldom that it takes less than this part of the time.
+_SHARE = 1 / 50
+
 #: Part of every stamp: it changes when runs are imported differently, so that an older database is updated.
-_VERSION = "2"
+_VERSION = "3"
+
+#: The largest number that the page can have: it gets them in float32.
+_LARGEST = float(np.finfo(np.float32).max)
 
 _STATUS = {
     COMPLETED: RunEnums.RUN_COMPLETED,
@@ -52,63 +64,117 @@ _STATUS = {
 
 
 class ImportedIndex(Index[str]):  # type: ignore[misc]
-    """For each imported run, by its uuid, the stamp of its folder at the last import."""
+    """For each imported run, by its id, the id and the stamp of its folder at the last import.
+
+    One that has no run was deleted on the dashboard.
+    """
 
 
 class ResultIndex(Index[str]):  # type: ignore[misc]
-    """For each imported run, by its uuid, its last test accuracy as the list of runs shows it."""
+    """For each imported run, by its id, what the list of runs shows: its folder and its last test accuracy."""
 
 
 def local_user() -> user.User:
-    """The only user, whose project contains all runs."""
+    """The only user, whose project contains all runs. Only within a transaction."""
     return user.get_or_create_user("local", is_local_user=True)
 
 
-def import_runs(logs: Path, transaction: Transaction, *, restore: bool = False) -> int:
-    """Import the new and changed runs in `logs`. Returns how many there were.
+def remove_run(uuid: str) -> None:
+    """Remove a run from the database, with its metrics and charts, and from the lists."""
+    shown = run.get(uuid)
+    if shown is not None:
+        owner: project.Project = local_user().default_project
+        owner.remove_from_folder(shown.parent_folder, shown)
+        owner.runs.pop(uuid, None)
+        owner.save()
+        shown.status.load().run_status.delete()
+        run.delete(uuid)
+        charts.remove(uuid)
+        ResultIndex.delete(uuid)
 
-    A run that was deleted on the dashboard stays deleted, unless `restore` is true.
-    """
-    changed = 0
-    for folder in run_folders(logs):
-        stamp = _stamp(folder)
-        if not _is_wanted(folder.name, stamp, restore):
-            continue
-        with transaction():
+
+class Importer:
+    """Imports the runs in `logs`, and remembers which folders could not be read."""
+
+    def __init__(self, logs: Path, transaction: Transaction) -> None:
+        self._logs = logs
+        self._transaction = transaction
+        self._unreadable: dict[str, str] = {}
+
+    def update(self, *, restore: bool = False) -> int:
+        """Import new and changed runs, and remove those whose folders have gone. Returns how many were imported.
+
+        A run that was deleted on the dashboard stays deleted as long as its folder exists, unless `restore`. A folder
+        that cannot be read is reported, once until it changes.
+        """
+        imported = 0
+        folders = {run_id(folder.name): folder for folder in run_folders(self._logs)}
+        for uuid, folder in folders.items():
+            stamp = uuid
             try:
-                _import(read_run(folder))
-            except (OSError, *ERRORS):
+                stamp = f"{uuid} {_stamp(folder)}"
+                if self._unreadable.get(uuid) == stamp or not _is_wanted(uuid, stamp, restore):
+                    continue
+                self._import(uuid, folder, stamp)
+            except PyMongoError:
                 raise
-            except Exception as error:  # one malformed run must not prevent the import of the others
-                print(f"warning: cannot import {folder}: {error!r}", file=sys.stderr)
-            ImportedIndex.set(folder.name, stamp)
-        changed += 1
-    return changed
+            except Exception as error:  # one run must not prevent the import of the others
+                if self._unreadable.get(uuid) != stamp:
+                    why = str(error) if isinstance(error, UserError | OSError) else repr(error)
+                    print(printable(f"warning: cannot show {folder}: {why}"), file=sys.stderr)
+                self._unreadable[uuid] = stamp
+            else:
+                self._unreadable.pop(uuid, None)
+                imported += 1
+        for value in ImportedIndex.get_all():
+            uuid = value.partition(" ")[0]
+            if uuid not in folders:
+                with self._transaction():
+                    remove_run(uuid)
+                    ImportedIndex.delete(uuid)
+                self._unreadable.pop(uuid, None)
+        return imported
+
+    def _import(self, uuid: str, folder: Path, stamp: str) -> None:
+        # What takes long, reading the files, is done before the transaction: requests wait for its end.
+        record = read_run(folder)
+        metrics = record.metrics()
+        drawable, details = _drawable(metrics), _details(record) | harmless(notes.read(folder))
+        result = ", ".join(filter(None, [harmless(folder.name)[:8], _result(metrics)]))
+        with self._transaction():
+            _store(uuid, record, drawable, details)
+            ResultIndex.set(uuid, result)
+            ImportedIndex.set(uuid, stamp)
 
 
 class Follower(threading.Thread):
-    """Imports new and changed runs in a background thread, while its block runs."""
+    """Imports new and changed runs in a background thread, while its block runs, and calls `save` after changes."""
 
-    def __init__(self, logs: Path, transaction: Transaction) -> None:
+    def __init__(self, importer: Importer, save: Callable[[], None]) -> None:
         super().__init__(daemon=True)
-        self._logs = logs
-        self._transaction = transaction
+        self._importer = importer
+        self._save = save
         self._stopped = threading.Event()
 
     def run(self) -> None:
         """The thread's work. After an error, it tries again; the same error is reported only once."""
-        reported, pause = "", INTERVAL
+        reported, pause, next_save = "", INTERVAL, 0.0
         while not self._stopped.wait(pause):
             started = time.monotonic()
             try:
-                import_runs(self._logs, self._transaction)
+                self._importer.update()
                 reported = ""
-            except (OSError, *ERRORS) as error:
+            except Exception as error:
                 if str(error) != reported:
-                    print(f"warning: cannot import runs from {self._logs}: {error}", file=sys.stderr)
+                    print(printable(f"warning: cannot import runs: {error}"), file=sys.stderr)
                     reported = str(error)
+            ended = time.monotonic()
             # Training needs the processor too: importing a long run takes less than a tenth of the time.
-            pause = max(INTERVAL, 10 * (time.monotonic() - started))
+            pause = max(INTERVAL, 10 * (ended - started))
+            if ended >= next_save:
+                self._save()
+                saved = time.monotonic()
+                next_save = saved + (saved - ended) / _SHARE
 
     def __enter__(self) -> "Follower":
         self.start()
@@ -117,6 +183,7 @@ class Follower(threading.Thread):
     def __exit__(self, *exception: object) -> None:
         self._stopped.set()
         self.join()
+        self._save()
 
 
 def _stamp(folder: Path) -> str:
@@ -124,7 +191,7 @@ def _stamp(folder: Path) -> str:
     parts = [_VERSION, "running" if is_running(folder) else "still"]
     for name in (INFO, CONFIGS, ENDS, LOG, notes.FILE):
         try:
-            stat = (folder / name).stat()
+            stat = (folder / name).lstat()  # links are not followed
             parts.append(f"{stat.st_size} {stat.st_mtime_ns}")
         except OSError:
             parts.append("-")
@@ -158,7 +225,8 @@ def _drawable(metrics: dict[str, Series]) -> dict[str, dict[str, list[float]]]:
     for name, (steps, values) in sorted(curves.items()):
         finite = np.isfinite(values)
         if finite.any():
-            drawable[name] = {"step": steps[finite].tolist(), "value": values[finite].tolist()}
+            values = np.clip(values[finite], -_LARGEST, _LARGEST)
+            drawable[harmless(name)] = {"step": steps[finite].tolist(), "value": values.tolist()}
     return drawable
 
 
@@ -171,13 +239,11 @@ def _result(metrics: dict[str, Series]) -> str:
     return f"accuracy {accuracy.values[-1, 0]:.2%} after {epochs} epoch{'s' if epochs > 1 else ''}"
 
 
-def _import(record: Record) -> None:
-    metrics = record.metrics()
-    drawable = _drawable(metrics)
-    shown = run.get(record.uuid) or _new_run(record.uuid)
-    shown.update(_details(record) | notes.read(record.folder))
+def _store(uuid: str, record: Record, drawable: dict[str, Any], details: dict[str, Any]) -> None:
+    """Write what has been read of a run into the database."""
+    shown = run.get(uuid) or _new_run(uuid)
+    shown.update(details)
     shown.save()
-    ResultIndex.set(record.uuid, _result(metrics))
 
     state = shown.status.load()
     ending = state.run_status.load()
@@ -186,13 +252,13 @@ def _import(record: Record) -> None:
     state.last_updated_time = record.ended
     state.save()
 
-    shown_metrics = MetricsAnalysis.get_or_create(record.uuid).metrics
+    shown_metrics = MetricsAnalysis.get_or_create(uuid).metrics
     before = sorted(shown_metrics.tracking)
     shown_metrics.update({"tracking": {}, "indicators": set(drawable), "step": 0})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=RuntimeWarning)  # the app takes the mean of empty arrays
         shown_metrics.track(drawable)
-    charts.update(record.uuid, before, list(drawable))
+    charts.update(uuid, before, sorted(drawable))
 
 
 def _new_run(uuid: str) -> run.Run:
@@ -207,9 +273,9 @@ def _new_run(uuid: str) -> run.Run:
 
 def _details(record: Record) -> dict[str, Any]:
     """What the page shows of a run besides its metrics, as long as the user has not written something else."""
-    info = _plain(record.info)
+    info = harmless(record.info)
     return {
-        "name": record.name,
+        "name": harmless(record.name),
         "comment": "",  # training writes the settings there, which are in the name
         "note": "",
         "start_time": record.started,
@@ -218,7 +284,7 @@ def _details(record: Record) -> dict[str, Any]:
         "repo_remotes": _list(info.get("repo_remotes")),
         "commit": str(info.get("commit", "")),
         "commit_message": str(info.get("commit_message", "")),
-        "configs": _plain({key: entry for key, entry in record.configs.items() if _is_config(entry)}),
+        "configs": harmless({key: entry for key, entry in record.configs.items() if _is_config(entry)}),
         "selected_configs": [key for key in different(record.settings) if key in record.configs],
         "favourite_configs": [],
     }
@@ -236,8 +302,3 @@ def _is_config(entry: Any) -> bool:
 
 def _list(value: Any) -> list[str]:
     return list(map(str, value)) if isinstance(value, list) else []
-
-
-def _plain(value: Any) -> Any:
-    """A value from a YAML file as JSON has it: dates, for example, become strings."""
-    return json.loads(json.dumps(value, default=str))

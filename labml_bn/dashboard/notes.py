@@ -6,25 +6,44 @@ what is only in the database would be lost with it.
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+
+from labml_bn.cli.errors import UserError
 from labml_bn.cli.files import replacing
+from labml_bn.cli.received import read_json
 
 #: The file in the run's folder.
 FILE = "notes.json"
 
-#: What can be written, with its type; the names are those of labml's app.
-TEXTS = ("name", "comment", "note")
-LISTS = ("favourite_configs", "selected_configs")
+
+def _encodable(text: str) -> str:
+    """The text. Raises ValueError if UTF-8 does not have it: JSON can also express half a surrogate pair."""
+    text.encode()
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+
+
+class Notes(BaseModel):
+    """What can be written; the names are those of labml's app."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    name: Text = ""
+    comment: Text = ""
+    note: Text = ""
+    favourite_configs: list[Text] = []
+    selected_configs: list[Text] = []
 
 
 def read(folder: Path) -> dict[str, Any]:
     """The entries that were written for the run in `folder`. Entries that are missing or damaged are left out."""
     try:
-        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    if not isinstance(content, dict):
+        content = read_json(folder / FILE)
+    except UserError:
         return {}
     return {name: value for name, value in content.items() if is_valid(name, value)}
 
@@ -38,14 +57,8 @@ def write(folder: Path, changes: dict[str, Any]) -> None:
 
 def is_valid(name: str, value: Any) -> bool:
     """Whether `value` can be the entry `name`: a text, or a list of texts."""
-    texts = value if name in LISTS and isinstance(value, list) else [value] if name in TEXTS else [None]
-    return all(isinstance(text, str) and _is_unicode(text) for text in texts)
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether UTF-8 has the text: JSON can also express half a surrogate pair."""
     try:
-        text.encode()
-    except UnicodeEncodeError:
+        Notes.model_validate({name: value})
+    except ValidationError:
         return False
     return True

@@ -10,7 +10,8 @@ import re
 from labml_bn.cli.errors import UserError
 from labml_bn.dashboard.assets import HINT, package_folder
 
-#: The URLs that the page loads from other hosts, and the file that replaces each.
+#: The URLs that the page loads from other hosts, and what replaces each; the browser fetches a manifest without the
+#: cookie that lets it in.
 _FILES = {
     "https://d3js.org/d3.v6.min.js": "/assets/mpld3/js/d3.v5.min.js",
     "https://cdn.jsdelivr.net/npm/bootstrap@5.0.0-beta2/dist/css/bootstrap.min.css": (
@@ -19,6 +20,7 @@ _FILES = {
     "https://cdnjs.cloudflare.com/ajax/libs/font-awesome/5.9.0/css/all.css": (
         "/assets/fontawesome/static/fontawesome/css/all.min.css"
     ),
+    '<link href="/site.webmanifest" rel="manifest">': "",
     '<script src="/js/bundle.min.js">': '<script src="/assets/page.js"></script><script src="/js/bundle.min.js">',
     '<link href="/css/style.css" rel="stylesheet">': (
         '<link href="/css/style.css" rel="stylesheet"><link href="/assets/page.css" rel="stylesheet">'
@@ -75,6 +77,13 @@ _CHANGES = [
     (r"async localUpdateRun\(\w\)\{", 1, r"\g<0>return this.invalidate_cache();"),
     # The reason of a refusal was shown twice, once as JSON.
     (r'\+\(null!=(\w)\.message\?" "\+\1\.message:""\)', 1, ""),
+    # What to do if the browser has no token, or that of a dashboard that has ended. There is no login.
+    ("We are having trouble authenticating your request", 1, "Open the address that the dashboard printed"),
+    (
+        r',e\("button",".btn.nav-link",\{on:\{click:this\.events\.login\}\},e=>\{.{0,80}?"Login Again"\)\}\)',
+        1,
+        "",
+    ),
     # The theme was reset before it was read, and sent before it was changed.
     (
         r"this\.updateRadio\(\);try\{(await this\.userCache\.setUser\(this\.user\)),(this\.user\.theme=[^,]*),",

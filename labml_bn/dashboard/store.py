@@ -1,95 +1,96 @@
-"""An SQLite file as the database of labml's app.
+"""The database of labml's app, in the memory of this process: nothing can lock it, fill it or take it away.
 
-labml's app accesses its database through one driver for each of its models and indexes. The two drivers here keep all
-models and indexes in one file. Each request is a transaction: if the server is killed, the file has the state before or
-after a request. The app's values are pickled, because they contain sets, arrays and keys; unpickling is restricted to
-the types in a list, so that a stored value cannot run code.
+labml's app accesses its database through one driver for each of its models and indexes. The drivers here keep each in
+a table, a dict. A block of changes is a transaction: if it fails, all of them are undone. Models are kept encoded, so
+that a loaded one that is changed and not saved changes nothing. `saved_copy.py` keeps a copy of the tables in a file.
 """
 
 import contextlib
-import io
-import pickle
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 from labml_db import Index, Model
 from labml_db.driver import DbDriver
 from labml_db.index_driver import IndexDbDriver
-from pymongo.errors import PyMongoError
 
-from labml_bn.cli.errors import UserError
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS models (key TEXT PRIMARY KEY, model TEXT NOT NULL, data BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS indexes (name TEXT, key TEXT, value TEXT NOT NULL, PRIMARY KEY (name, key));
-"""
-
-#: Seconds to wait for the transaction of another thread, or of another dashboard for the same runs.
-_TIMEOUT = 30.0
-
-#: The errors of a database, SQLite or MongoDB, that cannot be read or written.
-ERRORS = (sqlite3.Error, pickle.UnpicklingError, PyMongoError)
+from labml_bn.dashboard.encoding import DecodingError, decode, encode
 
 #: The function that begins a transaction, which lasts for a `with` block.
 Transaction = Callable[[], AbstractContextManager[None]]
 
-HINT = "If it is damaged, delete it: it is rebuilt from the runs"
+#: The tables by their names. Those of models contain encoded values by their keys, those of indexes keys of models.
+Tables = dict[str, dict[str, Any]]
 
-#: The types in stored values, besides numbers, strings, lists and dicts.
-_ALLOWED = {
-    ("builtins", "set"),
-    ("labml_db.model", "Key"),
-    ("numpy", "dtype"),
-    ("numpy", "ndarray"),
-    ("numpy._core.multiarray", "_reconstruct"),
-    ("numpy._core.multiarray", "scalar"),
-    ("numpy.core.multiarray", "_reconstruct"),
-    ("numpy.core.multiarray", "scalar"),
-}
+#: Before the name of an index, in the name of its table.
+_INDEX = "index "
 
 
 class Store:
-    """An SQLite file, opened once by each thread. Raises UserError if it cannot be opened."""
+    """The tables of these models and indexes. `version` is increased by each transaction that has changed them."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._local = threading.local()
-        try:
-            self.connection.executescript(_SCHEMA)
-        except sqlite3.Error as error:
-            raise UserError(f"cannot store the dashboard's data in {path}: {error}. {HINT}") from error
-
-    @property
-    def connection(self) -> sqlite3.Connection:
-        """This thread's connection."""
-        if not hasattr(self._local, "connection"):
-            connection = sqlite3.connect(self._path, timeout=_TIMEOUT, isolation_level=None)
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = NORMAL")
-            self._local.connection = connection
-        made: sqlite3.Connection = self._local.connection
-        return made
+    def __init__(self, models: list[type[Model[Any]]], indexes: list[type[Index[Any]]]) -> None:
+        self.version = 0
+        self._lock = threading.Lock()
+        self._undo: list[tuple[dict[str, Any], str, Any]] = []
+        names = [*(model.__name__ for model in models), *(f"{_INDEX}{index.__name__}" for index in indexes)]
+        self._tables: Tables = {name: {} for name in names}
+        Model.set_db_drivers([_ModelDriver(model, self) for model in models])
+        Index.set_db_drivers([_IndexDriver(index, self) for index in indexes])
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
-        """Commit the block's changes, or roll them back if it raises. Other threads and processes wait for its end."""
-        connection = self.connection
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            connection.execute("COMMIT")
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
+        """Keep the block's changes, or undo them if it raises. Other threads wait for its end."""
+        with self._lock:
+            try:
+                yield
+                self.version += bool(self._undo)
+            except BaseException:
+                for table, key, value in reversed(self._undo):
+                    _put(table, key, value)
+                raise
+            finally:
+                self._undo.clear()
 
-    def attach(self, models: list[type[Model[Any]]], indexes: list[type[Index[Any]]]) -> None:
-        """Make this the database of labml's app for these models and indexes."""
-        Model.set_db_drivers([_ModelDriver(model, self) for model in models])
-        Index.set_db_drivers([_IndexDriver(index, self) for index in indexes])
+    def table(self, name: str) -> dict[str, Any]:
+        """The table with this name."""
+        return self._tables[name]
+
+    def put(self, table: dict[str, Any], key: str, value: Any) -> None:
+        """Set an entry of a table; None removes it. Raises RuntimeError if there is no transaction."""
+        if not self._lock.locked():
+            raise RuntimeError("a change needs a transaction")
+        self._undo.append((table, key, table.get(key)))
+        _put(table, key, value)
+
+    def copy(self) -> tuple[int, Tables]:
+        """The version and the content of all tables. The entries themselves are never changed."""
+        with self._lock:
+            return self.version, {name: dict(table) for name, table in self._tables.items()}
+
+    def restore(self, tables: Any) -> None:
+        """Take over the content of a copy. Raises DecodingError if it is not one, and changes nothing then."""
+        if not isinstance(tables, dict) or tables.keys() != self._tables.keys():
+            raise DecodingError("it has other tables")
+        for name, table in tables.items():
+            if not isinstance(table, dict):
+                raise DecodingError(f"{name} is not a table")
+            for value in table.values():
+                if name.startswith(_INDEX) and not isinstance(value, str):
+                    raise DecodingError(f"{name} has an entry that is not a key")
+                if not name.startswith(_INDEX) and not (isinstance(value, bytes) and isinstance(decode(value), dict)):
+                    raise DecodingError(f"{name} has an entry that is not a model")
+        with self._lock:
+            for name, table in tables.items():
+                self._tables[name].update(table)
+
+
+def _put(table: dict[str, Any], key: str, value: Any) -> None:
+    if value is None:
+        table.pop(key, None)
+    else:
+        table[key] = value
 
 
 class _ModelDriver(DbDriver):  # type: ignore[misc]
@@ -97,29 +98,28 @@ class _ModelDriver(DbDriver):  # type: ignore[misc]
 
     def __init__(self, model: type[Model[Any]], store: Store) -> None:
         super().__init__(None, model)
-        self._store = store
+        self._store, self._table = store, store.table(self.model_name)
 
     def load_dict(self, key: str) -> dict[str, Any] | None:
-        row = self._store.connection.execute("SELECT data FROM models WHERE key = ?", (str(key),)).fetchone()
-        return None if row is None else loads(row[0])
+        data = self._table.get(str(key))
+        loaded: dict[str, Any] | None = None if data is None else decode(data)
+        return loaded
 
     def mload_dict(self, key: list[str]) -> list[dict[str, Any] | None]:
         return [self.load_dict(one) for one in key]
 
     def save_dict(self, key: str, data: dict[str, Any]) -> None:
-        row = (str(key), self.model_name, pickle.dumps(data, protocol=4))
-        self._store.connection.execute("INSERT OR REPLACE INTO models VALUES (?, ?, ?)", row)
+        self._store.put(self._table, str(key), encode(data))
 
     def msave_dict(self, key: list[str], data: list[dict[str, Any]]) -> None:
         for one, value in zip(key, data, strict=True):
             self.save_dict(one, value)
 
     def delete(self, key: str) -> None:
-        self._store.connection.execute("DELETE FROM models WHERE key = ?", (str(key),))
+        self._store.put(self._table, str(key), None)
 
     def get_all(self) -> list[str]:
-        rows = self._store.connection.execute("SELECT key FROM models WHERE model = ?", (self.model_name,))
-        return [key for (key,) in rows]
+        return list(self._table)
 
 
 class _IndexDriver(IndexDbDriver):  # type: ignore[misc]
@@ -127,40 +127,19 @@ class _IndexDriver(IndexDbDriver):  # type: ignore[misc]
 
     def __init__(self, index: type[Index[Any]], store: Store) -> None:
         super().__init__(index)
-        self._store = store
+        self._store, self._table = store, store.table(f"{_INDEX}{self.index_name}")
 
     def get(self, index_key: str) -> str | None:
-        query = "SELECT value FROM indexes WHERE name = ? AND key = ?"
-        row = self._store.connection.execute(query, (self.index_name, index_key)).fetchone()
-        return None if row is None else row[0]
+        return self._table.get(index_key)
 
     def mget(self, index_key: list[str]) -> list[str | None]:
         return [self.get(one) for one in index_key]
 
     def set(self, index_key: str, model_key: str) -> None:
-        row = (self.index_name, index_key, model_key)
-        self._store.connection.execute("INSERT OR REPLACE INTO indexes VALUES (?, ?, ?)", row)
+        self._store.put(self._table, index_key, model_key)
 
     def delete(self, index_key: str) -> None:
-        self._store.connection.execute("DELETE FROM indexes WHERE name = ? AND key = ?", (self.index_name, index_key))
+        self._store.put(self._table, index_key, None)
 
     def get_all(self) -> list[str]:
-        rows = self._store.connection.execute("SELECT value FROM indexes WHERE name = ?", (self.index_name,))
-        return [value for (value,) in rows]
-
-
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"a stored value contains {module}.{name}, which is not allowed")
-        return super().find_class(module, name)
-
-
-def loads(data: bytes) -> Any:
-    """A stored value. Raises pickle.UnpicklingError if it is damaged, or contains a type that is not in the list."""
-    try:
-        return _Unpickler(io.BytesIO(data)).load()
-    except pickle.UnpicklingError:
-        raise
-    except Exception as error:  # damaged bytes can raise anything
-        raise pickle.UnpicklingError(f"a stored value is damaged: {error!r}") from error
+        return list(self._table.values())

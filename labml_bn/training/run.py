@@ -124,7 +124,9 @@ def _train(settings: Mapping[str, Any], run: Path | None = None, state: dict[str
     with tracking.recording(Position(**state["log"]) if state else None) as folder:
         dashboard = address.find(folder.parent.parent)
         if dashboard is not None:
-            print(f"Watch it: {dashboard}/run/{folder.name}", flush=True)
+            # Whoever reads the token can use the dashboard, and output that is redirected often has other readers.
+            link = dashboard.page(f"run/{address.run_id(folder.name)}", secret=sys.stdout.isatty())
+            print(f"Watch it: {link}", flush=True)
         checkpoints = checkpoint.Checkpoints(folder, c, settings, state)
         try:
             with Stop() as stop, SharedCores():

@@ -1,9 +1,12 @@
 """The dashboard as a user runs it: in its own process, with a folder of runs."""
 
 import contextlib
+import ctypes
 import http.client
 import json
 import os
+import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -27,18 +30,31 @@ class Dashboard:
 
     process: "subprocess.Popen[str]"
     port: int
+    token: str
 
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def printed(self) -> str:
+        """The address that it has printed."""
+        return f"{self.url}/?token={self.token}"
+
     def request(
-        self, method: str, path: str, body: str | None = None, headers: dict[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: str | bytes | None = None,
+        headers: dict[str, str] | None = None,
+        *,
+        with_token: bool = True,
     ) -> tuple[int, dict[str, str], bytes]:
         """The response to a request: status, headers, body. The path is sent unchanged."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         with contextlib.closing(connection):
-            connection.request(method, path, body, headers or {})
+            known = {"Authorization": f"token {self.token}"} if with_token else {}
+            connection.request(method, path, body, {**known, **(headers or {})})
             response = connection.getresponse()
             return response.status, {key.lower(): value for key, value in response.getheaders()}, response.read()
 
@@ -92,6 +108,17 @@ def wait_until(holds: Callable[[], bool], seconds: float = 30) -> None:
         time.sleep(0.2)
 
 
+def copies(environment: dict[str, str]) -> Path:
+    """The folder in which the user's dashboards keep copies of their databases."""
+    return Path(environment["HOME"]) / ".local" / "state" / "labml_bn" / "dashboard"
+
+
+def delete_copies(environment: dict[str, str]) -> None:
+    """Delete them, so that all is imported again."""
+    for path in copies(environment).glob("*.data"):
+        path.unlink()
+
+
 @pytest.fixture
 def run(trained: Path, work: Path) -> Path:
     """A finished run in `work/logs`."""
@@ -100,10 +127,33 @@ def run(trained: Path, work: Path) -> Path:
 
 @pytest.fixture
 def start(work: Path, environment: dict[str, str]) -> Start:
-    """Start the dashboard for `work/logs`, on a free port. It is killed at the end of the block."""
+    """Start the dashboard for `work/logs`, on a free port. It is killed at the end of the block.
+
+    It can be made to ignore SIGHUP, to obey the permissions of files even as root, and to open no more files at once
+    and write no larger ones than these.
+    """
 
     @contextlib.contextmanager
-    def started(*arguments: str, **variables: str) -> Iterator[Dashboard]:
+    def started(
+        *arguments: str,
+        nohup: bool = False,
+        obeys_permissions: bool = False,
+        most_files: int | None = None,
+        file_limit: int | None = None,
+        **variables: str,
+    ) -> Iterator[Dashboard]:
+        def prepare() -> None:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            if nohup:
+                signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            if obeys_permissions and os.geteuid() == 0:
+                # The right of root to write everywhere (CAP_DAC_OVERRIDE) is not given to the program.
+                ctypes.CDLL(None).prctl(24, 1, 0, 0, 0)
+            if most_files is not None:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
+            if file_limit is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
+
         command = [sys.executable, "-m", "labml_bn.dashboard", "--no-browser", "--port", "0", *arguments]
         process = subprocess.Popen(
             command,
@@ -112,14 +162,15 @@ def start(work: Path, environment: dict[str, str]) -> Start:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            preexec_fn=prepare,
         )
         with process:
             try:
                 assert process.stdout is not None
                 lines = [process.stdout.readline(), process.stdout.readline()]
-                assert lines[1].startswith("dashboard: http://127.0.0.1:"), (lines, process.communicate())
-                yield Dashboard(process, int(lines[1].split()[1].rpartition(":")[2]))
+                printed = re.fullmatch(r"dashboard: http://127\.0\.0\.1:(\d+)/\?token=(\S+) \(.*\)\n", lines[1])
+                assert printed, (lines, process.communicate())
+                yield Dashboard(process, int(printed[1]), printed[2])
             finally:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(process.pid, signal.SIGKILL)

@@ -13,6 +13,7 @@ import pytest
 from numpy.typing import NDArray
 from playwright.sync_api import ConsoleMessage, Page, Request, sync_playwright
 
+from labml_bn.dashboard.address import run_id
 from tests.conftest import Begin, Run, metrics, runs
 from tests.dashboard.conftest import Start, logged, wait_until
 
@@ -119,8 +120,9 @@ def test_two_runs(visit: Visit, work: Path, train: Run, data_path: Path, start: 
     assert train(*settings, f"data_path={data_path}").returncode == 0
     page = visit.page
     with start() as dashboard:
-        page.goto(dashboard.url)
+        page.goto(dashboard.printed)
         page.wait_for_selector("text=batch_norm epochs=2")
+        assert dashboard.token not in page.url
         assert page.locator("text=no_norm").count() == 0
 
         # The second run appears while the page is open.
@@ -223,7 +225,7 @@ def test_a_running_run_is_refreshed(visit: Visit, work: Path, begin: Begin, data
         wait_until(lambda: len(dashboard.runs()) == 1)
         (run,) = runs(work)
         page, listed = visit.page, visit.page.context.new_page()
-        page.goto(f"{dashboard.url}/run/{run.name}")
+        page.goto(f"{dashboard.url}/run/{run.name}?token={dashboard.token}")
         listed.goto(dashboard.url)
         for shown in (page, listed):
             shown.wait_for_selector("text=experiment is running")
@@ -247,6 +249,37 @@ def test_a_running_run_is_refreshed(visit: Visit, work: Path, begin: Begin, data
         slow_again = "() => Number(document.querySelector('.time-remaining').innerText) > 5"
         listed.bring_to_front()
         listed.wait_for_function(slow_again)
+    assert visit.errors == []
+
+
+def test_a_page_of_a_dashboard_that_was_started_again(visit: Visit, run: Path, work: Path, start: Start) -> None:
+    """Without the new address it says what to do, and with it all works, also for a folder with another name."""
+    renamed = run.rename(run.with_name("my_run"))
+    page = visit.page
+    with start() as dashboard:
+        page.goto(dashboard.url)
+        assert "open the address that the dashboard printed" in page.inner_text("body")
+        page.goto((work / "logs" / "dashboard.html").as_uri())
+        page.wait_for_selector("text=batch_norm epochs=1")
+        page.context.clear_cookies()
+        visit.errors.clear()
+        page.click("text=batch_norm epochs=1")
+        page.wait_for_selector("text=Open the address that the dashboard printed")
+        assert page.locator("text=Login Again").count() == 0
+        page.goto(dashboard.printed)
+        page.wait_for_selector("text=batch_norm epochs=1")
+        visit.errors.clear()  # the browser has reported each request that was refused
+        page.click("text=batch_norm epochs=1")
+        page.wait_for_url(f"**/run/{run_id('my_run')}")
+        page.wait_for_selector("text=norm3: running variance, percentiles over channels")
+        page.wait_for_function("count => document.querySelectorAll('#chart').length >= count", arg=8)
+        assert_drawn(lines(page, f"{CHART} path.unsmoothed-line"), renamed, ["loss.train", "loss.valid"])
+        page.goto(f"{dashboard.url}/settings")
+        page.wait_for_selector("text=Dark")
+        page.click("text=Dark")
+        page.wait_for_function("document.body.className === 'dark'")
+        page.goto(f"{dashboard.url}/runs")
+        page.wait_for_function("document.body.className === 'dark'")
     assert visit.errors == []
 
 

@@ -47,7 +47,7 @@ def test_at_first(run: Path, start: Start) -> None:
         # The page gets all points of every curve that a chart shows.
         answer = dashboard.post(f"metrics/{run.name}", {"get_all": False})
         assert not any(series["is_summary"] for series in answer["series"])
-        answer = dashboard.post(f"compare/metrics/{run.name}?current=other", {"get_all": False})
+        answer = dashboard.post(f"compare/metrics/{run.name}?current={run.name}", {"get_all": False})
         sent = {
             series["name"]: np.frombuffer(base64.b64decode(series["value"]), np.float32) for series in answer["series"]
         }
@@ -121,6 +121,9 @@ def test_the_choice_is_kept_when_metrics_are_added(run: Path, start: Start) -> N
 def test_a_restored_run_has_its_charts_once(run: Path, start: Start, command: Any) -> None:
     with start() as dashboard:
         dashboard.post("runs", {"run_uuids": [run.name]}, method="PUT")
-        assert command("dashboard", "--sync").returncode == 0
+        dashboard.process.terminate()
+        dashboard.process.wait(timeout=20)
+    assert command("dashboard", "--sync").returncode == 0
+    with start() as dashboard:
         assert charts(dashboard, run.name) == expected_charts()
         assert len(dashboard.get(f"custom_metrics/{run.name}")["metrics"]) == 7

@@ -3,12 +3,10 @@
 import base64
 import json
 import os
+import re
 import shutil
 import signal
-import sqlite3
-import subprocess
-import sys
-import time
+import threading
 from datetime import datetime
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
+from labml_bn.dashboard.address import run_id
 from tests.conftest import Begin, Run, runs
 from tests.dashboard.conftest import Dashboard, Start, logged, wait_until
 
@@ -113,18 +112,32 @@ def test_a_malformed_run_does_not_stop_the_updates(trained: Path, work: Path, st
         assert plotted(dashboard, run.name) == logged(run)
 
 
-def test_a_database_error_does_not_stop_the_updates(run: Path, start: Start, work: Path) -> None:
-    with start() as dashboard:
-        database = sqlite3.connect(work / "logs" / "dashboard.sqlite", isolation_level=None)
-        database.execute("ALTER TABLE indexes RENAME TO away")
-        time.sleep(2.5)
-        database.execute("ALTER TABLE away RENAME TO indexes")
-        database.close()
-        shutil.copytree(run, run.parent / "another")
-        wait_until(lambda: len(dashboard.runs()) == 2)
-        dashboard.process.kill()
-        assert dashboard.process.stderr is not None
-        assert dashboard.process.stderr.read().count("warning: cannot import runs from") == 1
+def test_an_error_does_not_stop_the_updates(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is reported once, and the runs are looked for again."""
+    monkeypatch.setenv("LABML_APP_SERVER_IP", "")  # labml's app cannot be imported without these
+    monkeypatch.setenv("LABML_APP_SERVER_PORT", "")
+    from labml_bn.dashboard import importing
+
+    tried = threading.Event()
+    results: list[Exception | int] = [OSError("first"), OSError("first"), ValueError("other"), 0, OSError("other"), 0]
+
+    class Importer:
+        def update(self) -> int:
+            result = results.pop(0)
+            if not results:
+                tried.set()
+                results.append(0)
+            if isinstance(result, Exception):
+                raise result
+            return result
+
+    monkeypatch.setattr(importing, "INTERVAL", 0.001)
+    with importing.Follower(Importer(), lambda: None):  # type: ignore[arg-type]
+        assert tried.wait(20)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"warning: cannot import runs: {text}" for text in ("first", "other", "other")]
 
 
 def test_non_finite_values_are_not_drawn(run: Path, start: Start) -> None:
@@ -139,16 +152,27 @@ def test_non_finite_values_are_not_drawn(run: Path, start: Start) -> None:
         assert "new" not in plotted(dashboard, run.name)
 
 
-def test_two_dashboards_for_one_folder(run: Path, start: Start) -> None:
+def test_two_dashboards_for_one_folder(run: Path, work: Path, start: Start, command: Run) -> None:
+    """Only the first one keeps what is chosen, and deleted runs are restored when it has ended."""
     with start() as first, start() as second:
-        processes = [
-            subprocess.Popen([sys.executable, "-m", "labml_bn.dashboard", "--sync"], cwd=run.parents[2])
-            for _ in range(2)
-        ]
-        assert [process.wait(timeout=60) for process in processes] == [0, 0]
         for dashboard in (first, second):
-            assert len(dashboard.runs()) == 1
             assert plotted(dashboard, run.name) == logged(run)
+        second.post("runs", {"run_uuids": [run.name]}, method="PUT")
+        assert (len(first.runs()), len(second.runs())) == (1, 0)
+        done = command("dashboard", "--sync")
+        assert (done.returncode, done.stderr) == (
+            1,
+            f"error: another dashboard shows the runs in {work / 'logs'}: end it first\n",
+        )
+        second.process.terminate()
+        _, errors = second.process.communicate(timeout=20)
+        assert errors.splitlines() == [
+            "warning: another dashboard shows these runs: archived and deleted runs and shown curves are kept "
+            "only there",
+            "interrupted",
+        ]
+    with start() as dashboard:
+        assert len(dashboard.runs()) == 1
 
 
 def test_changes_by_the_user_are_kept(run: Path, start: Start) -> None:
@@ -173,16 +197,104 @@ def test_changes_by_the_user_are_kept(run: Path, start: Start) -> None:
 
 def test_a_deleted_run_stays_deleted_until_sync(run: Path, start: Start, command: Run) -> None:
     with start() as dashboard:
+        dashboard.post("runs/archive", {"run_uuids": [run.name]})
         dashboard.post("runs", {"run_uuids": [run.name]}, method="PUT")
         assert dashboard.runs() == []
-        time.sleep(2.5)
-        assert dashboard.runs() == []
+        with (run / "log.jsonl").open("a") as log:  # it changes, and another run is imported after it
+            log.write('{"track": {}, "time": 0}\n')
+        shutil.copytree(run, run.parent / "zzz")
+        wait_until(lambda: [shown["run_uuid"] for shown in dashboard.runs()] == ["zzz"])
+        dashboard.process.terminate()
+        dashboard.process.wait(timeout=20)
     with start() as dashboard:
-        assert dashboard.runs() == []
-        assert command("dashboard", "--sync").stdout == "imported runs from logs: 1\n"
-        assert len(dashboard.runs()) == 1
+        assert [shown["run_uuid"] for shown in dashboard.runs()] == ["zzz"]
+        dashboard.process.terminate()
+        dashboard.process.wait(timeout=20)
+    assert command("dashboard", "--sync").stdout == "imported runs from logs: 1\n"
+    with start() as dashboard:
+        assert len(dashboard.runs()) == 2
+        assert dashboard.get("runs/null?folder_name=archive")["runs"] == []
         assert plotted(dashboard, run.name) == logged(run)
     assert run.is_dir()
+
+
+def test_a_run_whose_folder_has_gone_is_not_shown(run: Path, start: Start) -> None:
+    with start() as dashboard:
+        run.rename(run.parents[2] / "away")
+        wait_until(lambda: dashboard.runs() == [])
+        assert dashboard.request("GET", f"/api/v1/run/{run.name}")[0] == 404
+        (run.parents[2] / "away").rename(run)
+        wait_until(lambda: len(dashboard.runs()) == 1)
+        assert plotted(dashboard, run.name) == logged(run)
+
+
+@pytest.mark.parametrize("name", ["my_run", "a run, γ", "status", os.fsdecode(b"caf\xe9")])
+def test_the_names_of_folders(trained: Path, work: Path, start: Start, name: str) -> None:
+    """labml's page knows letters, digits and hyphens only; others, even those that are not UTF-8, get an id."""
+    folder = Path(shutil.copytree(trained, work / "logs" / "batch_norm" / name))
+    shutil.copytree(trained, work / "logs" / "batch_norm" / "zzz")
+    with start() as dashboard:
+        assert len(dashboard.runs()) == 2
+        uuid = run_id(name)
+        assert re.fullmatch("[0-9a-zA-Z-]+", uuid)
+        assert plotted(dashboard, uuid) == logged(folder)
+        assert dashboard.get(f"run/status/{uuid}")["run_status"]["status"] == "completed"
+        dashboard.post(f"run/{uuid}", {"note": "mine"})
+        assert json.loads((folder / "notes.json").read_text()) == {"note": "mine"}
+        dashboard.process.terminate()
+        assert dashboard.process.communicate(timeout=20) == ("", "interrupted\n")
+
+
+def test_a_run_behind_a_link_is_updated(trained: Path, work: Path, start: Start) -> None:
+    elsewhere = Path(shutil.copytree(trained, work / "elsewhere"))
+    (work / "logs" / "batch_norm").mkdir(parents=True)
+    (work / "logs" / "batch_norm" / "linked").symlink_to(elsewhere)
+    with start() as dashboard:
+        assert [shown["run_uuid"] for shown in dashboard.runs()] == ["linked"]
+        with (elsewhere / "log.jsonl").open("a") as log:
+            log.write(json.dumps({"track": {"loss.train": [[7000, [0.5]]]}, "time": 0}) + "\n")
+        wait_until(lambda: plotted(dashboard, "linked") == logged(elsewhere))
+
+
+def test_a_run_that_cannot_be_read_is_reported_once(run: Path, trained: Path, start: Start) -> None:
+    """Also if it is the first of them, and it is shown when it can be read again."""
+    bad = Path(shutil.copytree(trained, run.parent / "0bad"))
+    (bad / "configs.yaml").rename(bad / "kept")
+    (bad / "configs.yaml").symlink_to("kept")
+    with start() as dashboard:
+        assert [shown["run_uuid"] for shown in dashboard.runs()] == [run.name]
+        shutil.copytree(trained, run.parent / "zzz")
+        wait_until(lambda: len(dashboard.runs()) == 2)
+        (bad / "configs.yaml").unlink()
+        (bad / "kept").rename(bad / "configs.yaml")
+        wait_until(lambda: len(dashboard.runs()) == 3)
+        dashboard.process.terminate()
+        _, errors = dashboard.process.communicate(timeout=20)
+    warning, end = errors.splitlines()
+    assert warning.startswith("warning: cannot show ")
+    assert "0bad/configs.yaml is a symbolic link" in warning
+    assert end == "interrupted"
+
+
+def test_what_is_in_a_folder_is_harmless_on_the_page(run: Path, start: Start) -> None:
+    """Numbers that JSON lacks, and characters that no encoding has or that disguise a text."""
+    configs = yaml.safe_load((run / "configs.yaml").read_text())
+    configs["epochs"] |= {"computed": float("inf"), "value": float("nan")}
+    configs["evil\u202e"] = {"name": "\x1b[2J", "computed": "a\0b", "value": 1}
+    (run / "configs.yaml").write_text(yaml.safe_dump(configs))
+    (run / "notes.json").write_text('{"comment": "\\u202egnp.exe", "note": "two\\nlines"}')
+    huge = [[step, [1.7e308]] for step in range(1, 9)]
+    with (run / "log.jsonl").open("a") as log:
+        log.write(json.dumps({"track": {"loss.huge": huge, "\ud800": [[1, [1.0]]]}, "time": 0}) + "\n")
+    with start() as dashboard:
+        shown = dashboard.get(f"run/{run.name}")
+        assert (shown["comment"], shown["note"]) == ("\\u202egnp.exe", "two\nlines")
+        found = {config["key"]: config for config in shown["configs"]}
+        assert (found["epochs"]["computed"], found["epochs"]["value"]) == ("inf", "nan")
+        assert (found["evil\\u202e"]["name"], found["evil\\u202e"]["computed"]) == ("\\x1b[2J", "a\\x00b")
+        curves = plotted(dashboard, run.name)
+        assert np.isfinite(curves["loss.huge"][1]).all()
+        assert "\\ud800" in curves
 
 
 #: A run of about ten seconds.

@@ -48,7 +48,7 @@ runpy.run_module("labml_bn.dashboard", run_name="__main__")
 """
 
 
-@pytest.mark.parametrize("package", ["labml_app", "labml_db", "fastapi", "uvicorn"])
+@pytest.mark.parametrize("package", ["labml_app", "labml_db", "fastapi", "uvicorn", "pydantic", "platformdirs"])
 def test_a_missing_package(work: Path, package: str) -> None:
     command = [sys.executable, "-c", WITHOUT, package]
     done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
@@ -75,9 +75,10 @@ import importlib, pkgutil, sys
 from pathlib import Path
 from labml_bn import dashboard
 from labml_bn.dashboard import database, server
-transaction, imported = database.open_with_runs(Path("logs"), restore=False)
+from labml_bn.dashboard.address import Address
+transaction, _, imported = database.open_with_runs(Path("logs"), restore=False)
 assert imported == 1
-server.make_app(5005, Path("logs"), transaction, "token")
+server.make_app(Address(5005, "token"), Path("logs"), transaction)
 for module in pkgutil.iter_modules(dashboard.__path__):
     importlib.import_module(f"labml_bn.dashboard.{module.name}")
 print(*sys.modules)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Run, metrics
+from tests.dashboard.conftest import copies
 
 IMPORT = """
 import json, sys, warnings
@@ -21,13 +22,13 @@ if sys.argv[2] == "mock":
     pymongo.MongoClient = mongomock.MongoClient
     mongomock.Database.command = lambda self, name: {"ok": 1}
 from labml_bn.dashboard import database
-transaction = database.open_database(Path("not-used.sqlite"))
-from labml_bn.dashboard.importing import import_runs
-changed = [import_runs(Path("logs"), transaction) for _ in range(2)]
+transaction = database.open_database(Path("logs").resolve()).transaction
+from labml_bn.dashboard.importing import Importer, local_user
+changed = [Importer(Path("logs"), transaction).update() for _ in range(2)]
 from labml_app.analyses.experiments.metrics import MetricsAnalysis
-from labml_app.db import run, user
+from labml_app.db import run
 shown = run.get(sys.argv[1])
-listed = user.get_or_create_user("local", is_local_user=True).default_project.get_runs("default")
+listed = local_user().default_project.get_runs("default")
 series = {s["name"]: s["value"].tolist() for s in MetricsAnalysis.get_or_create(sys.argv[1]).get_tracking()}
 print(json.dumps({"changed": changed, "name": shown.name, "listed": len(listed), "series": series}))
 """
@@ -52,13 +53,14 @@ def test_mongodb(server: str, run: Path, work: Path, environment: dict[str, str]
     assert found["name"].startswith("batch_norm")
     assert found["listed"] >= 1
     assert found["series"]["loss.train"] == [value for _, (value,) in metrics(run)["loss.train"]]
-    assert not (work / "not-used.sqlite").exists()
+    assert not copies(environment).exists()
 
 
-def test_an_unreachable_mongodb(work: Path, environment: dict[str, str], command: Run) -> None:
-    environment["MONGO_HOST"] = "mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=300"
+@pytest.mark.parametrize("host", ["mongodb://127.0.0.1:1/?serverSelectionTimeoutMS=300", "host:port", "mongodb://"])
+def test_an_unreachable_mongodb(host: str, environment: dict[str, str], command: Run) -> None:
+    environment["MONGO_HOST"] = host
     done = command("dashboard", "--sync")
     assert done.returncode == 1
-    assert done.stderr.startswith("error: MONGO_HOST=mongodb://127.0.0.1:1/")
+    assert done.stderr.startswith(f"error: MONGO_HOST={host}: ")
     assert len(done.stderr.splitlines()) == 1
-    assert not (work / "logs" / "dashboard.sqlite").exists()
+    assert not copies(environment).exists()

@@ -72,14 +72,14 @@ def test_only_its_own_page_is_answered(run: Path, work: Path, start: Start) -> N
         assert dashboard.request(*change, {"Origin": f"http://{own}", "Sec-Fetch-Site": "same-origin"})[0] == 200
         assert dashboard.runs()[0]["name"] == "changed"
 
-        # A response to a failed request has no internal details, and nothing has changed for the next request.
+        # A response to a malformed request has no internal details.
         for method, path, sent in (
             ("POST", f"/api/v1/metrics/{run.name}", "not json"),
             ("POST", f"/api/v1/metrics/preferences/{run.name}", "{}"),
         ):
             status, headers, body = dashboard.request(method, path, sent)
-            assert status == 500
-            assert body.startswith(b'{"error":"internal error')
+            assert status == 400
+            assert body.startswith(b'{"error":"malformed request: ')
             assert not any(word in body for word in (b"Traceback", b"File", b".py", b"labml_app"))
             assert headers["content-security-policy"]
         # Runs cannot be sent over the network.
@@ -104,13 +104,23 @@ def test_only_its_own_page_is_answered(run: Path, work: Path, start: Start) -> N
         assert not (work / "logs" / "dashboard.address").exists()
 
 
-def test_sigterm(work: Path, start: Start) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it(work: Path, start: Start, number: int) -> None:
+    """SIGHUP is sent when its terminal is closed."""
     with start() as dashboard:
-        assert (work / "logs" / "dashboard.address").read_text().startswith(dashboard.url)
-        dashboard.process.terminate()
+        assert (work / "logs" / "dashboard.address").read_text() == f"{dashboard.printed}\n"
+        dashboard.process.send_signal(number)
         _, errors = dashboard.process.communicate(timeout=20)
         assert (dashboard.process.returncode, errors) == (143, "interrupted\n")
         assert not (work / "logs" / "dashboard.address").exists()
+
+
+def test_nohup(start: Start) -> None:
+    with start(nohup=True) as dashboard:
+        dashboard.process.send_signal(signal.SIGHUP)
+        assert dashboard.runs() == []
+        dashboard.process.terminate()
+        assert dashboard.process.wait(timeout=20) == 143
 
 
 #: A dashboard that gets a signal at once, in a weak reference's callback, where Python ignores exceptions.
@@ -132,18 +142,18 @@ def opened(url):
     del referent
 
 def main():
-    logs = Path("logs")
+    logs = Path("logs").resolve()
     logs.mkdir()
-    transaction, _ = database.open_with_runs(logs, restore=False)
-    server.serve(server.listen(0), logs, transaction, opened)
+    transaction, follower, _ = database.open_with_runs(logs, restore=False)
+    server.serve(server.listen(0), logs, transaction, follower, opened)
 
 run_command(main)
 """
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_before_the_server_runs(number: int, status: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
+def test_a_signal_before_the_server_runs(number: int, status: int, work: Path, environment: dict[str, str]) -> None:
     command = [sys.executable, "-c", SIGNALLED, str(int(number))]
-    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stderr) == (status, "interrupted\n")
-    assert not (tmp_path / "logs" / "dashboard.address").exists()
+    assert not (work / "logs" / "dashboard.address").exists()

@@ -1,21 +1,14 @@
-"""The SQLite file of labml's app: values are stored unchanged, transactions are atomic, unpickling is restricted."""
+"""The database of labml's app in memory: values are stored unchanged, and transactions are atomic."""
 
-import os
-import pickle
-import signal
-import sqlite3
-import subprocess
-import sys
 import threading
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from labml_db import Index, Key, Model
 
-from labml_bn.cli.errors import UserError
-from labml_bn.dashboard.store import Store, loads
+from labml_bn.dashboard.encoding import DecodingError, decode, encode
+from labml_bn.dashboard.store import Store
 
 
 class Thing(Model["Thing"]):  # type: ignore[misc]
@@ -32,20 +25,19 @@ class ThingIndex(Index["Thing"]):  # type: ignore[misc]
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    made = Store(tmp_path / "store.sqlite")
-    made.attach([Thing], [ThingIndex])
-    return made
+def store() -> Store:
+    return Store([Thing], [ThingIndex])
 
 
 @pytest.mark.parametrize(
     "value",
-    [{"a", "b"}, {"k": [1, 2.5, None, True]}, Key("Thing:1"), np.arange(5.0), np.float64(2), "ü", b"\0"],
-    ids=["set", "dict", "key", "array", "number", "text", "bytes"],
+    [{"a", "b"}, {"k": [1, 2.5, None, True]}, Key("Thing:1"), np.arange(5.0), "ü", b"\0"],
+    ids=["set", "dict", "key", "array", "text", "bytes"],
 )
 def test_values_are_stored_unchanged(store: Store, value: Any) -> None:
     thing = Thing(name="one", values=[value])
-    thing.save()
+    with store.transaction():
+        thing.save()
     loaded = thing.key.load()
     assert loaded.name == "one"
     np.testing.assert_array_equal(loaded.values[0], value)
@@ -54,43 +46,81 @@ def test_values_are_stored_unchanged(store: Store, value: Any) -> None:
 
 def test_models(store: Store) -> None:
     one, two = Thing(name="one"), Thing(name="two")
-    Thing.msave([one, two])
+    with store.transaction():
+        Thing.msave([one, two])
     assert [thing.name for thing in Thing.mload([str(two.key), str(one.key)])] == ["two", "one"]
     assert {str(key) for key in Thing.get_all()} == {str(one.key), str(two.key)}
-    one.delete()
+    with store.transaction():
+        one.delete()
     assert one.key.load() is None
     assert Thing.mload([str(one.key), str(two.key)])[0] is None
 
 
 def test_indexes(store: Store) -> None:
     thing = Thing(name="one")
-    thing.save()
-    ThingIndex.set("first", thing.key)
-    ThingIndex.set("first", thing.key)
+    with store.transaction():
+        thing.save()
+        ThingIndex.set("first", thing.key)
+        ThingIndex.set("first", thing.key)
     assert ThingIndex.get("first").load().name == "one"
     assert [key and str(key) for key in ThingIndex.mget(["first", "second"])] == [str(thing.key), None]
     assert ThingIndex.get_all() == [str(thing.key)]
-    ThingIndex.delete("first")
+    with store.transaction():
+        ThingIndex.delete("first")
     assert ThingIndex.get("first") is None
 
 
+def test_what_is_not_saved_changes_nothing(store: Store) -> None:
+    thing = Thing(name="one", values=[1])
+    with store.transaction():
+        thing.save()
+    thing.key.load().values.append(2)
+    assert thing.key.load().values == [1]
+
+
 def test_transactions_are_atomic(store: Store) -> None:
-    def two_things() -> None:
+    thing = Thing(name="one")
+    with store.transaction():
+        thing.save()
+        ThingIndex.set("first", thing.key)
+    before = store.copy()
+
+    def changes() -> None:
         with store.transaction():
-            Thing(name="one").save()
+            Thing(name="two").save()
+            thing.name = "changed"
+            thing.save()
+            thing.name = "twice"
+            thing.save()
+            thing.delete()
+            ThingIndex.delete("first")
+            ThingIndex.set("second", thing.key)
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
-        two_things()
-    assert Thing.get_all() == []
+        changes()
+    assert store.copy() == before
+    assert thing.key.load().name == "one"
+
+
+def test_a_change_needs_a_transaction(store: Store) -> None:
+    with pytest.raises(RuntimeError, match="transaction"):
+        Thing(name="one").save()
+
+
+def test_the_version_changes_with_the_content(store: Store) -> None:
+    with store.transaction():
+        pass
+    assert store.version == 0
     with store.transaction():
         Thing(name="one").save()
-    assert len(Thing.get_all()) == 1
+    assert store.version == 1
 
 
 def test_transactions_of_two_threads_do_not_lose_updates(store: Store) -> None:
     thing = Thing(name="", values=0)
-    thing.save()
+    with store.transaction():
+        thing.save()
 
     def count() -> None:
         for _ in range(100):
@@ -107,50 +137,32 @@ def test_transactions_of_two_threads_do_not_lose_updates(store: Store) -> None:
     assert thing.key.load().values == 300
 
 
-KILLED = """
-import sys
-from pathlib import Path
-from labml_bn.dashboard.store import Store
-from tests.dashboard.test_store import Thing, ThingIndex
-store = Store(Path(sys.argv[1]))
-store.attach([Thing], [ThingIndex])
-print("ready", flush=True)
-for number in range(10**9):
+def test_a_copy_is_restored(store: Store) -> None:
+    thing = Thing(name="one", values=[np.arange(3.0)])
     with store.transaction():
-        thing = Thing(name=str(number))
         thing.save()
-        ThingIndex.set("latest", thing.key)
-"""
+        ThingIndex.set("first", thing.key)
+    _, tables = store.copy()
+    other = Store([Thing], [ThingIndex])
+    other.restore(decode(encode(tables)))
+    assert other.copy()[1] == tables
+    assert ThingIndex.get("first").load().values[0].tolist() == [0, 1, 2]
 
 
-def test_transactions_are_atomic_when_the_process_is_killed(store: Store, tmp_path: Path) -> None:
-    """A transaction's writes are both in the file or neither, even if the process is killed."""
-    for pause in (0.01, 0.03, 0.1):
-        command = [sys.executable, "-c", KILLED, str(tmp_path / "store.sqlite")]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == b"ready\n"
-            threading.Event().wait(pause)
-            os.kill(process.pid, signal.SIGKILL)
-        assert sqlite3.connect(tmp_path / "store.sqlite").execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        names = {int(key.load().name) for key in Thing.get_all()}
-        assert int(ThingIndex.get("latest").load().name) in names
-
-
-class Evil:
-    def __reduce__(self) -> Any:
-        return os.system, ("touch /tmp/evil",)
-
-
-@pytest.mark.parametrize("value", [Evil(), [Evil()], np.array([Evil()], dtype=object), print, threading.Thread])
-def test_other_types_are_not_unpickled(value: Any) -> None:
-    with pytest.raises(pickle.UnpicklingError, match="which is not allowed"):
-        loads(pickle.dumps(value, protocol=4))
-
-
-def test_not_a_database(tmp_path: Path) -> None:
-    (tmp_path / "store.sqlite").write_bytes(b"something else" * 100)
-    with pytest.raises(UserError, match="cannot store the dashboard's data in"):
-        Store(tmp_path / "store.sqlite")
-    with pytest.raises(UserError, match="cannot store the dashboard's data in"):
-        Store(tmp_path / "nowhere" / "store.sqlite")
+@pytest.mark.parametrize(
+    "tables",
+    [
+        None,
+        {},
+        {"Thing": {}, "index ThingIndex": {}, "Other": {}},
+        {"Thing": [], "index ThingIndex": {}},
+        {"Thing": {"Thing:1": "text"}, "index ThingIndex": {}},
+        {"Thing": {"Thing:1": b"damaged"}, "index ThingIndex": {}},
+        {"Thing": {"Thing:1": encode([])}, "index ThingIndex": {}},
+        {"Thing": {"Thing:1": encode({})}, "index ThingIndex": {"first": 5}},
+    ],
+)
+def test_what_is_not_a_copy_changes_nothing(store: Store, tables: Any) -> None:
+    with pytest.raises(DecodingError):
+        store.restore(tables)
+    assert store.copy() == (0, {"Thing": {}, "index ThingIndex": {}})
