@@ -85,9 +85,11 @@ print(*sys.modules)
 """
 
 
-def test_neither_torch_nor_training_is_loaded(run: Path, work: Path) -> None:
+def test_neither_torch_nor_training_is_loaded(run: Path, work: Path, environment: dict[str, str]) -> None:
     """Importing a run and setting up the server, with all modules of the dashboard."""
-    done = subprocess.run([sys.executable, "-c", LOADED], cwd=work, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED], cwd=work, env=environment, capture_output=True, text=True, check=True
+    )
     loaded = set(done.stdout.split())
     modules = {path.stem for path in Path(dashboard.__file__).parent.glob("*.py")} - {"__init__"}
     assert len(modules) > 7
