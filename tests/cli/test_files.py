@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from labml_bn.cli.errors import UsageError
-from labml_bn.cli.files import check_writable, relative_path, replacing, resolve_folder
+from labml_bn.cli.files import check_writable, delete_leftovers, relative_path, replacing, resolve_folder
 
 
 def test_replacing(tmp_path: Path) -> None:
@@ -46,6 +46,8 @@ def test_a_killed_process_leaves_the_old_file(tmp_path: Path) -> None:
     assert path.read_text() == "old"
     part, _ = sorted(tmp_path.iterdir())
     assert part.match(".a.*.part.txt")
+    delete_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_links_are_replaced_and_not_followed(tmp_path: Path) -> None:

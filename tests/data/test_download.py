@@ -44,6 +44,9 @@ def is_whole(folder: Path) -> bool:
 
 
 def test_from_a_mirror(mirror: Mirror, only: Callable[..., None], tmp_path: Path) -> None:
+    """The temporary file of a process that was killed is deleted."""
+    (tmp_path / "MNIST" / "raw").mkdir(parents=True)
+    (tmp_path / "MNIST" / "raw" / ".train-images-idx3-ubyte.0123abcd.part").touch()
     only(mirror.url)
     ensure_files("MNIST", tmp_path)
     assert is_whole(tmp_path)
