@@ -48,9 +48,12 @@ _log = Log()
 def prepare(settings: Mapping[str, Any], run: Path | None = None) -> Configs:
     """Set up labml's experiment and compute its parts, the images among them. Nothing of the run is written yet.
 
-    `run` is the folder of a run to resume; without it a new run is started.
+    `run` is the folder of a run to resume; without it a new run is started. Raises UserError if that would be in
+    another folder than the logs.
     """
     logs_path = run.parent.parent if run else resolve_folder(settings.get("logs_path", default("logs_path")))
+    if run is None and (logs_path / NAME).is_symlink():  # in logs that someone else has made, it could lead anywhere
+        raise UserError(f"{logs_path / NAME} is a symbolic link, in which no run is started: choose another logs_path")
     c = Configs()
     with quiet():
         lab.configure({"experiments_path": str(logs_path)})

@@ -238,6 +238,16 @@ def test_a_run_whose_files_are_links_is_not_resumed(run: Path, train: Run, work:
     assert other.read_bytes() == before
 
 
+def test_no_run_is_started_elsewhere(train: Run, work: Path, small: list[str]) -> None:
+    (work / "other").mkdir()
+    (work / "logs").mkdir()
+    (work / "logs" / "batch_norm").symlink_to(work / "other")
+    done = train(*small)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert "batch_norm is a symbolic link, in which no run is started" in done.stderr
+    assert list((work / "other").iterdir()) == []
+
+
 def test_a_run_that_is_reached_through_links_is_resumed(run: Path, train: Run, work: Path) -> None:
     """The logs folder and the run's folder may be links."""
     elsewhere = (work / "logs").rename(work / "elsewhere")
