@@ -72,6 +72,7 @@ def test_the_source_distribution_contains_the_sources_only(built: Path) -> None:
         "CHANGELOG.md",
         "CITATION.cff",
         "CONTRIBUTING.md",
+        "SECURITY.md",
         "LICENSE",
         "PKG-INFO",
         "README.md",

@@ -276,14 +276,15 @@ def test_ctrl_c_while_starting(begin: Begin, data_path: Path, seconds: float) ->
 
 @pytest.mark.parametrize("output", ["/dev/full", None])
 def test_nowhere_to_print(work: Path, environment: dict[str, str], data_path: Path, output: str | None) -> None:
-    """A full disk is reported in one line; with a closed output the run is trained as usual."""
+    """The run is trained as usual; a full disk is reported in one line."""
     command = " ".join(
         [sys.executable, "-m", "labml_bn.train", *SMOKE, setting_of(data_path), f">{output}" if output else ">&-"]
     )
     done = subprocess.run(
         command, shell=True, cwd=work, env=environment, stderr=subprocess.PIPE, text=True, check=False
     )
-    assert (done.returncode, done.stderr) == ((1, "error: No space left on device\n") if output else (0, ""))
+    lost = "warning: cannot write the output: No space left on device; the rest of it is lost\n"
+    assert (done.returncode, done.stderr) == (0, lost if output else "")
 
 
 def test_runs_in_the_working_directory(command: Run, work: Path, data_path: Path) -> None:

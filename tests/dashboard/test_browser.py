@@ -277,9 +277,9 @@ def test_a_page_of_a_dashboard_that_was_started_again(visit: Visit, run: Path, w
         page.goto(f"{dashboard.url}/settings")
         page.wait_for_selector("text=Dark")
         page.click("text=Dark")
-        page.wait_for_function("document.body.className === 'dark'")
+        page.wait_for_function("() => document.body.className === 'dark'")
         page.goto(f"{dashboard.url}/runs")
-        page.wait_for_function("document.body.className === 'dark'")
+        page.wait_for_function("() => document.body.className === 'dark'")
     assert visit.errors == []
 
 
