@@ -8,7 +8,9 @@ it is parsed.
 import contextlib
 import json
 import os
+import re
 import stat
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,9 +24,12 @@ LIMIT = 1 << 20
 #: How deeply lists and mappings in YAML can be nested. labml's go four deep.
 DEPTH = 20
 
-#: The longest value in YAML without quotes, in characters. It may be a number, and PyYAML needs half a minute for one
-#: of a million digits to the base 60.
-PLAIN = 10_000
+#: How many keys and values a YAML file can have. labml's have about 500.
+VALUES = 10_000
+
+#: The longest number in YAML, in characters. PyYAML needs half a minute for one of a million digits to the base 60, and
+#: Python does not print one of more than 4300 digits.
+DIGITS = 1000
 
 # The C loader, if there is one, is ten times as fast.
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -120,9 +125,11 @@ def parse_json(text: str | bytes) -> Any:
 def parse_yaml(text: str) -> Any:
     """YAML as Python values. Raises yaml.YAMLError if it is damaged, ValueError for a value that its tag does not fit.
 
-    A text that is nested more than `DEPTH` deep raises TooLargeError, as does one with more than `LIMIT` characters,
-    each alias replaced by what it stands for.
+    A text that is nested more than `DEPTH` deep raises TooLargeError, as does one with more than `LIMIT` characters or
+    `VALUES` values, each alias replaced by what it stands for.
     """
+    if re.search("^%", text, re.MULTILINE):  # libyaml's time for directives grows with the square of their number
+        raise TooLargeError("it has directives, which no file of a run needs")
     _check_size(text)
     try:
         return yaml.load(text, Loader=_LOADER)
@@ -132,30 +139,42 @@ def parse_yaml(text: str) -> Any:
 
 def _check_size(text: str) -> None:
     """Raise TooLargeError for YAML that is too large or too deep. It is read as a flat sequence of events."""
-    anchors: dict[str, int] = {}
+    anchors: dict[str, _Size] = {}
     open_anchors: list[str | None] = []
-    sizes = [0]  # of the document, and of each list and mapping that is open
+    sizes = [_Size()]  # of the document, and of each list and mapping that is open
     for event in yaml.parse(text, Loader=_LOADER):
         if isinstance(event, yaml.CollectionStartEvent):
             open_anchors.append(event.anchor)
-            sizes.append(1)
+            sizes.append(_Size(1, 1))
             if len(open_anchors) > DEPTH:
                 raise TooLargeError(f"it is nested more than {DEPTH} deep")
-        elif isinstance(event, yaml.CollectionEndEvent):
+            continue
+        if isinstance(event, yaml.CollectionEndEvent):
             size, anchor = sizes.pop(), open_anchors.pop()
-            sizes[-1] += size
-            if anchor is not None:
-                anchors[anchor] = size
         elif isinstance(event, yaml.AliasEvent):
             if event.anchor in open_anchors:
                 raise TooLargeError("a value contains itself")
-            sizes[-1] += anchors.get(str(event.anchor), 1)
+            size, anchor = anchors.get(str(event.anchor), _Size(1, 1)), None
         elif isinstance(event, yaml.ScalarEvent):
-            size = 1 + len(event.value)
-            if not event.style and size > PLAIN:
-                raise TooLargeError(f"a value without quotes has more than {PLAIN:,} characters")
-            sizes[-1] += size
-            if event.anchor is not None:
-                anchors[event.anchor] = size
-        if sum(sizes) > LIMIT:
-            raise TooLargeError(f"it has more than {LIMIT >> 20} MiB, with its aliases expanded")
+            size, anchor = _Size(1, len(event.value)), event.anchor
+            may_be_number = event.tag is not None or (not event.style and event.value[:1] in "+-.0123456789")
+            if may_be_number and size.characters > DIGITS:
+                raise TooLargeError(f"a number has more than {DIGITS} characters")
+        else:
+            continue
+        if anchor is not None:
+            anchors[anchor] = size
+        sizes[-1] += size
+        if sizes[-1].values > VALUES or sizes[-1].characters > LIMIT:
+            raise TooLargeError(f"it has more than {VALUES:,} values or {LIMIT >> 20} MiB, with its aliases expanded")
+
+
+@dataclass(frozen=True)
+class _Size:
+    """How much a part of a YAML file is, each alias replaced by what it stands for."""
+
+    values: int = 0
+    characters: int = 0
+
+    def __add__(self, other: "_Size") -> "_Size":
+        return _Size(self.values + other.values, self.characters + other.characters)

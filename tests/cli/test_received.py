@@ -117,10 +117,14 @@ def bomb(merge: str = "") -> str:
         ("{a: " * 50_000, "nested more than 20 deep"),
         ("? " * 50_000, "nested more than 20 deep"),
         ("a: &a [*a]", "a value contains itself"),
-        (bomb("x"), "more than 1 MiB, with its aliases expanded"),
-        (bomb("<<"), "more than 1 MiB, with its aliases expanded"),
-        ("a: &a " + "x" * 9000 + "\nb: [" + "*a, " * 200 + "]", "more than 1 MiB, with its aliases expanded"),
-        ("1:" * 400_000 + "1", "a value without quotes has more than 10,000 characters"),
+        (bomb("x"), "more than 10,000 values or 1 MiB, with its aliases expanded"),
+        (bomb("<<"), "more than 10,000 values or 1 MiB, with its aliases expanded"),
+        ("a: &a " + "x" * 9000 + "\nb: [" + "*a, " * 200 + "]", "values or 1 MiB, with its aliases expanded"),
+        ("\n".join(f"{number * (2**61 - 1)}: 1" for number in range(1, 20_000)), "more than 10,000 values"),  # one hash
+        ("1:" * 400_000 + "1", "a number has more than 1000 characters"),
+        ("!!int '" + "1:" * 400_000 + "1'", "a number has more than 1000 characters"),
+        ("a: 0x" + "f" * 9000, "a number has more than 1000 characters"),  # Python does not print it
+        ("%TAG !k! x\n" * 60_000 + "--- 1", "it has directives"),
     ],
 )
 def test_yaml_that_would_take_all_memory_or_time(tmp_path: Path, text: str, message: str) -> None:
@@ -133,6 +137,12 @@ def test_yaml_that_would_take_all_memory_or_time(tmp_path: Path, text: str, mess
 
 def test_as_deep_as_allowed() -> None:
     parse_yaml("[" * DEPTH + "]" * DEPTH)
+
+
+def test_long_texts() -> None:
+    """Only numbers are limited."""
+    text = "layers=" + "20C5-" * 1000
+    assert parse_yaml(yaml.safe_dump({"comment": text, "commit_message": "1" * 5000 + " lines\n"}))["comment"] == text
 
 
 VALUES = st.recursive(
