@@ -8,6 +8,7 @@ of its end). The accuracy is on all test images, after the last completed epoch.
 """
 
 from labml_bn.cli.command import Parser, run_command
+from labml_bn.cli.errors import UserError
 
 
 def main() -> None:
@@ -22,8 +23,11 @@ def main() -> None:
     from labml_bn.records.folder import list_runs
     from labml_bn.records.record import names_of, read_runs, short_uuids
 
-    runs = read_runs(list_runs(arguments.logs))
+    folders = list_runs(arguments.logs)
+    runs = read_runs(folders)
     if not runs:
+        if folders:
+            raise UserError(f"no run in {arguments.logs} can be read")
         print(f"there are no runs in {arguments.logs} (python -m labml_bn.train makes one)")
         return
     short = short_uuids(runs)
@@ -31,10 +35,11 @@ def main() -> None:
     rows = [["run", "status", "epochs", "accuracy", "time", "started", "name"]]
     for run in runs:
         tests = run.metrics("accuracy.test").get("accuracy.test")
-        epochs, accuracy = (len(tests.steps), f"{tests.values[-1, 0]:.2%}") if tests else (0, "-")
+        epochs = len(tests.steps) if tests else 0
+        accuracy = f"{tests.values[-1, 0]:.2%}" if tests and 0 <= tests.values[-1, 0] <= 1 else "-"
         started = datetime.fromtimestamp(run.started).strftime("%Y-%m-%d %H:%M")
         done = f"{epochs}/{run.settings['epochs']}"
-        rows.append([short[run.uuid], run.status, done, accuracy, duration(run.elapsed), started, names[run.uuid]])
+        rows.append([short[run.folder], run.status, done, accuracy, duration(run.elapsed), started, names[run.folder]])
     print(table(rows, terminal_width()))
 
 

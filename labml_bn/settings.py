@@ -384,8 +384,12 @@ def _from_word(key: str, word: str) -> Any:
 def _checked(name: str, value: Any) -> Any:
     """The value in the type of its key. Raises UsageError for an unknown key and a value that it does not allow."""
     if name not in KEYS:
-        raise _unknown(name)
+        raise _unknown(str(name))
     key = KEYS[name]
+    if any(
+        isinstance(number, int) and abs(number) >= 1 << 63 for number in (value if isinstance(value, list) else [value])
+    ):
+        raise UsageError(f"{name} is too large")  # Python does not even print the largest ones
     if isinstance(key.takes, list) and isinstance(value, str):
         value = next((option for option in key.takes if option.lower() == value.lower()), value)
     if key.type is float:

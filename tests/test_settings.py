@@ -405,7 +405,10 @@ def test_labmls_record_of_a_run(tmp_path: Path) -> None:
         (b"epochs: !!bool x\n", ": not valid YAML: a value does not match its tag"),
         (b"epochs: &a\n  x: *a\n", ": not valid YAML: a value contains itself"),
         (b"[" * 5000, ": not valid YAML: it is nested more than 20 deep"),
-        (b"optimizer.learning_rate: " + b"9" * 400 + b"\n", ": optimizer.learning_rate must be a number, got "),
+        (b"epochs: 0x" + b"f" * 900 + b"\n", ": epochs is too large"),
+        (b"optimizer.betas: [0x" + b"f" * 900 + b", 1]\n", ": optimizer.betas is too large"),
+        (b"optimizer.learning_rate: 0x" + b"f" * 900 + b"\n", ": optimizer.learning_rate is too large"),
+        (b"optimizer.learning_rate: " + b"9" * 400 + b"\n", ": optimizer.learning_rate is too large"),
     ],
 )
 def test_wrong_files(content: bytes, message: str, tmp_path: Path) -> None:

@@ -72,11 +72,11 @@ class Address:
 def run_id(name: str) -> str:
     """The id by which the dashboard knows the run in a folder with this name.
 
-    labml's page needs letters, digits and hyphens; for other names it is a hash.
+    labml's page needs letters, digits and hyphens; for other names it is a hash, which no other name has as its id.
     """
-    if re.fullmatch("[0-9a-zA-Z-]+", name):
+    if re.fullmatch("[0-9a-zA-Z-]+", name) and not name.startswith("name-"):
         return name
-    return hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
+    return f"name-{hashlib.sha256(os.fsencode(name)).hexdigest()[:32]}"
 
 
 def forwarding(url: str) -> str:

@@ -35,9 +35,17 @@ Pixels = npt.NDArray[np.float64]
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 
 #: The limits of a file, which are checked before it is decoded. Phones take photographs of up to 50 megapixels.
-#: Decoding the largest image takes up to 1 GB, and a file of that size with nothing but metadata about as much.
+#: Decoding the largest image takes up to 1 GB, and a file of that size with nothing but metadata about as much. The
+#: comments of a GIF file take 40 times their size.
 MOST_MEGAPIXELS = 51
 MOST_MEGABYTES = 100
+MOST_MEGABYTES_GIF = 10
+
+#: Each scan of a JPEG file passes over the whole image, and can be as short as 76 bytes. Cameras write up to 10.
+MOST_SCANS = 100
+
+#: The first bytes of a JPEG file, and those of each scan.
+_JPEG, _SCAN = b"\xff\xd8\xff", b"\xff\xda"
 
 #: An image with more rows or columns is reduced to at most so many before anything is computed from it.
 LONGEST = 2048
@@ -84,8 +92,13 @@ def read_digit(path: Path) -> Tensor:
 
 def _grey(file: BinaryIO, path: Path) -> Any:
     """The image in a file, upright, its mode "LA": lightness and opacity."""
-    if os.fstat(file.fileno()).st_size > MOST_MEGABYTES * 10**6:
-        raise UserError(f"{path} is larger than {MOST_MEGABYTES} MB: reduce the image first")
+    beginning = file.read(3)
+    megabytes = MOST_MEGABYTES_GIF if beginning == b"GIF" else MOST_MEGABYTES
+    if os.fstat(file.fileno()).st_size > megabytes * 10**6:
+        raise UserError(f"{path} is larger than {megabytes} MB: reduce the image first")
+    if beginning == _JPEG and file.read().count(_SCAN) > MOST_SCANS:
+        raise UserError(f"{path} has more than {MOST_SCANS} scans, and would take too long")
+    file.seek(0)
     too_large = f"{path} has more than {MOST_MEGAPIXELS} megapixels: reduce the image first"
     try:
         with warnings.catch_warnings(), _without_stderr():

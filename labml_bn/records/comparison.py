@@ -46,7 +46,7 @@ class Comparison:
         self._metrics = [{name: _drawable(name, of_name) for name, of_name in run.metrics().items()} for run in runs]
         self._short = short_uuids(runs)
         self._keys = [key for key in KEYS if len({str(run.settings[key]) for run in runs}) > 1]
-        self._labels = [f"{self._short[run.uuid]} {self._name(run)}" for run in runs]
+        self._labels = [f"{self._short[run.folder]} {self._name(run)}" for run in runs]
 
     def _name(self, run: Record) -> str:
         """A run's name, as far as it differs from the others; its seed even if it is the default one."""
@@ -63,10 +63,10 @@ class Comparison:
             best = _best(chosen_by[: len(accuracy)])
             rows.append(
                 [
-                    self._short[run.uuid],
+                    self._short[run.folder],
                     run.status,
                     f"{len(accuracy)}/{run.settings['epochs']}",
-                    f"{accuracy[-1]:.2%}" if len(accuracy) else "-",
+                    f"{accuracy[-1]:.2%}" if len(accuracy) and not np.isnan(accuracy[-1]) else "-",
                     f"{accuracy[best]:.2%}" if best is not None else "-",
                     str(best + 1) if best is not None else "-",
                     duration(run.elapsed),
@@ -95,9 +95,15 @@ class Comparison:
         self._draw_accuracy(accuracy)
         legend = figure.add_subplot(grid[1, :])
         legend.set_axis_off()
-        handles, _ = loss.get_legend_handles_labels()
+        handles = loss.lines[::2]  # matplotlib leaves out those whose label begins with an underscore
         box = legend.legend(
-            handles, labels, ncols=legend_columns, loc="center", fontsize="small", frameon=False, handlelength=4
+            handles,
+            [f" {label}" if label.startswith("_") else label for label in labels],
+            ncols=legend_columns,
+            loc="center",
+            fontsize="small",
+            frameon=False,
+            handlelength=4,
         )
         box.set_in_layout(False)  # it has its own row: the others keep their size
         for text in box.get_texts():

@@ -1,9 +1,11 @@
 """Saving figures, and a page of a table with a figure. `comparison.py` and `trained/mistakes.py` draw them."""
 
+import contextlib
 import html
 import io
 import logging
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -16,8 +18,16 @@ logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it reports on its cac
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure atomically, in the format of the file's ending. Raises UserError if that fails."""
-    with os_errors_as(f"cannot write {path}"), replacing(path) as part:
+    with os_errors_as(f"cannot write {path}"), replacing(path) as part, _without_warnings():
         figure.savefig(part, format=path.suffix[1:].lower())
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Without matplotlib's warnings of characters that its font lacks: the name of a folder may have any."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font", UserWarning)
+        yield
 
 
 def save_page(rows: Sequence[Sequence[str]], figure: Figure, path: Path) -> None:
@@ -26,7 +36,8 @@ def save_page(rows: Sequence[Sequence[str]], figure: Figure, path: Path) -> None
     Raises UserError if it cannot be written.
     """
     drawn = io.StringIO()
-    figure.savefig(drawn, format="svg")
+    with _without_warnings():
+        figure.savefig(drawn, format="svg")
     svg = drawn.getvalue()
     heading, *body = ("".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows)
     lines = "\n".join(f"<tr>{row}</tr>" for row in body)

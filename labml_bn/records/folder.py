@@ -122,10 +122,13 @@ def list_checkpoints(run: Path) -> list[Path]:
 
 
 def check_files(run: Path) -> None:
-    """Raise UnreadableError if something in a run's folder could lead what is written elsewhere: a link, a pipe."""
+    """Raise UnreadableError if something in a run's folder could lead what is written elsewhere: a link, a pipe.
+
+    A folder is allowed only if its name is not one of a file.
+    """
     for folder in (run, run / CHECKPOINTS):
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-            if path.is_symlink() or not path.is_dir():
+            if path.is_symlink() or path.suffix or not path.is_dir():
                 check_regular(path)
 
 

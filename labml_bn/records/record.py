@@ -31,13 +31,17 @@ PERCENTILES = (15, 50, 85)
 LOG_LIMIT = 1 << 30
 
 #: The longest line of it, the metrics between two validations. With the default settings it has 25,000 bytes.
-LINE_LIMIT = 1 << 24
+LINE_LIMIT = 1 << 22
 
 #: The largest step that a metric can have, in training images: 16 million epochs.
 MOST_STEPS = 10**12
 
-#: So many metrics of a run are read.
+#: No time is as late: the year 9990.
+_LATEST = 2.53e11
+
+#: So many metrics of a run are read, and so many numbers: those of 2,600 epochs with the default settings.
 MOST_METRICS = 1000
+MOST_NUMBERS = 1 << 25
 
 
 @dataclass(frozen=True)
@@ -85,6 +89,7 @@ class Record:
     def metrics(self, *names: str) -> dict[str, Series]:
         """The run's metrics, or only those with these names, each sorted by step."""
         parts: dict[str, list[Series]] = {}
+        left = MOST_NUMBERS
         wanted = [f'"{name}"'.encode() for name in names]
         for line in _lines(self.folder / LOG):
             if names and not any(name in line for name in wanted):
@@ -93,7 +98,10 @@ class Record:
             for name, points in track.items() if isinstance(track, dict) else ():
                 is_wanted = name in names if names else name in parts or (len(parts) < MOST_METRICS and _is_name(name))
                 if is_wanted and isinstance(points, list):
-                    parts.setdefault(name, []).append(_series(points))
+                    series_of_line = _series(points)
+                    left -= series_of_line.values.size
+                    if left >= 0:
+                        parts.setdefault(name, []).append(series_of_line)
         series = {name: _joined(of_name) for name, of_name in parts.items()}
         return {name: of_name for name, of_name in series.items() if len(of_name.steps)}
 
@@ -105,7 +113,7 @@ def read_run(folder: Path) -> Record:
     """
     info = read_yaml(folder / INFO)
     configs = read_yaml(folder / CONFIGS)
-    started = start_time(info) or folder.stat().st_mtime
+    started = _number(start_time(info) or folder.stat().st_mtime, 0.0)
     running = is_running(folder)  # asked first: what is read after a run has ended is final
     noted, logged = _last_entry(folder / ENDS), _last_entry(folder / LOG)
     status = noted.get("status")
@@ -129,20 +137,21 @@ def read_runs(folders: Iterable[Path]) -> list[Record]:
     return runs
 
 
-def names_of(runs: Iterable[Record]) -> dict[str, str]:
-    """For each run's uuid its name. If the runs have several seeds, each shows its own, even the default one."""
+def names_of(runs: Iterable[Record]) -> dict[Path, str]:
+    """For each run's folder its name. If the runs have several seeds, each shows its own, even the default one."""
     runs = list(runs)
     seeds = {run.settings["seed.seed"] for run in runs}
-    return {run.uuid: name_of(run.settings, ["seed.seed"] if len(seeds) > 1 else []) for run in runs}
+    return {run.folder: name_of(run.settings, ["seed.seed"] if len(seeds) > 1 else []) for run in runs}
 
 
-def short_uuids(runs: Iterable[Record], at_least: int = 8) -> dict[str, str]:
-    """For each run's uuid its shortest unique prefix of at least so many characters, equally long for all."""
+def short_uuids(runs: Iterable[Record], at_least: int = 8) -> dict[Path, str]:
+    """For each run's folder the shortest unique prefix of its uuid, of at least so many characters for all."""
+    runs = list(runs)
     uuids = {run.uuid for run in runs}
     length = at_least
     while len({uuid[:length] for uuid in uuids}) < len(uuids):
         length += 1
-    return {uuid: uuid[:length] for uuid in uuids}
+    return {run.folder: run.uuid[:length] for run in runs}
 
 
 def _lines(path: Path) -> Iterator[bytes]:
@@ -218,7 +227,8 @@ def _is_name(name: str) -> bool:
 
 
 def _number(value: Any, otherwise: float) -> float:
-    return float(value) if isinstance(value, int | float) and abs(value) < 1e15 else otherwise
+    """A time, or a length of time, in seconds; `otherwise` if a clock cannot show it."""
+    return float(value) if isinstance(value, int | float) and 0 <= value < _LATEST else otherwise
 
 
 def _settings(configs: dict[str, Any]) -> dict[str, Any]:

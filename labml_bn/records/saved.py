@@ -22,7 +22,7 @@ def read_settings(path: Path, settings: Any) -> dict[str, Any]:
         if not isinstance(settings, dict):
             raise UsageError("they are not keys and values")
         return from_record(settings)
-    except UsageError as error:
+    except (UsageError, ValueError) as error:  # the latter for a number that Python does not print
         raise UserError(f"{path} has unknown settings: {error}") from error
 
 
@@ -31,7 +31,7 @@ def matching_architecture(what: Path | str) -> Iterator[None]:
     """Turn PyTorch's errors while a saved state is loaded into a UserError with the first difference."""
     try:
         yield
-    except (RuntimeError, ValueError, KeyError, TypeError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
         # PyTorch lists the differences below a heading.
         heading, *differences = str(error).splitlines()
         difference = textwrap.shorten((differences or [heading])[0], 200)

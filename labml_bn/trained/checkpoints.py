@@ -4,7 +4,8 @@ A checkpoint is a zip archive of PyTorch's, whose checksums reveal damage, and i
 (`weights_only`). It may come from someone else, so its content is checked before it is used: types, sizes, names.
 """
 
-import itertools
+import pickletools
+import re
 import sys
 import zipfile
 from collections.abc import Callable
@@ -23,6 +24,9 @@ from labml_bn.settings import complete
 
 #: Distinguishes these files from others; it changes when their content does.
 FORMAT = "labml_bn checkpoint 1"
+
+#: What a checkpoint's pickle names, as `pickletools` does.
+_TYPE = re.compile(r"torch\._utils _rebuild_(tensor_v2|parameter)|torch \w+Storage|collections OrderedDict")
 
 #: So many bytes at the beginning of the file contain it.
 _HEADER = 512
@@ -82,7 +86,7 @@ def read(path: Path) -> State:
         check_regular(path)
         _check_archive(path)
         loaded = torch.load(path, map_location="cpu", weights_only=True)
-        _check_plain(loaded)
+        _check_plain(loaded, path.stat().st_size)
     except (MemoryError, UnreadableError):
         raise
     except Exception as error:  # torch lets through whatever its parsers raise
@@ -117,24 +121,43 @@ def _check_archive(path: Path) -> None:
         if sum(entry.file_size for entry in entries) > path.stat().st_size:
             raise ValueError("its contents are larger than the file")
         damaged = archive.testzip()
-    if damaged is not None:
-        raise ValueError(f"checksum mismatch in {damaged}")
+        if damaged is not None:
+            raise ValueError(f"checksum mismatch in {damaged}")
+        for entry in entries:
+            if entry.filename.endswith(".pkl"):
+                _check_types(archive.read(entry))
 
 
-def _check_plain(value: Any, depth: int = 10) -> None:
-    """Raise ValueError unless a value consists of numbers, texts, and tensors that are as large as they claim."""
-    if isinstance(value, Tensor):
-        if type(value) is not Tensor or value.layout != torch.strided or value.device.type != "cpu":
-            raise ValueError("it has a tensor of another kind")
-        if value.untyped_storage().nbytes() < value.numel() * value.element_size():
-            raise ValueError(f"it has a tensor of shape {list(value.shape)} with fewer values")
-    elif isinstance(value, dict | list | tuple):
-        if depth == 0:
-            raise ValueError("it is nested too deeply")
-        for item in itertools.chain.from_iterable(value.items()) if isinstance(value, dict) else value:
-            _check_plain(item, depth - 1)
-    elif value is not None and not isinstance(value, bool | int | float | str):
-        raise ValueError(f"it has a {type(value).__name__}")
+def _check_types(pickled: bytes) -> None:
+    """Raise ValueError for a pickle that would create anything but tensors: PyTorch allows `bytearray(10**10)`."""
+    for operation, argument, _ in pickletools.genops(pickled):
+        if operation.name in {"STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"}:
+            raise ValueError("it is pickled in another way than PyTorch does")
+        if operation.name == "GLOBAL" and not _TYPE.fullmatch(str(argument)):
+            raise ValueError(f"it has a {argument}")
+
+
+def _check_plain(state: Any, size: int) -> None:
+    """Raise ValueError unless a state consists of numbers, texts, and tensors that fit into a file of `size` bytes.
+
+    A tensor can claim more values than it has, and a list can be in many others: neither is followed twice.
+    """
+    visited: set[int] = set()
+    left, waiting = size, [state]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor):
+            if type(value) is not Tensor or value.layout != torch.strided or value.device.type != "cpu":
+                raise ValueError("it has a tensor of another kind")
+            left -= value.numel() * value.element_size()
+            if left < 0:
+                raise ValueError("it has tensors that are larger than the file")
+        elif isinstance(value, dict | list | tuple):
+            if id(value) not in visited:
+                visited.add(id(value))
+                waiting += [*value.keys(), *value.values()] if isinstance(value, dict) else value
+        elif value is not None and not isinstance(value, bool | int | float | str):
+            raise ValueError(f"it has a {type(value).__name__}")
 
 
 def _check_content(state: State) -> None:
@@ -149,5 +172,6 @@ def _check_content(state: State) -> None:
         raise ValueError("its best checkpoint is not one of a run")
     if not all(type(state[name]) is dict for name in ("metrics", "optimizer", "random")):
         raise ValueError("it lacks the state of a run")
-    if not all(tensor.is_floating_point() or tensor.dtype == torch.int64 for tensor in state["model"].values()):
-        raise ValueError("its network has values that are not numbers")
+    for name, tensor in state["model"].items():
+        if not isinstance(name, str) or not (tensor.is_floating_point() or tensor.dtype == torch.int64):
+            raise ValueError("its network has values that are not numbers")

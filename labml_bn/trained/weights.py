@@ -34,6 +34,9 @@ WEIGHTS = "model.safetensors"
 #: Distinguishes these files from others; it changes when their content does.
 FORMAT = "labml_bn 1"
 
+#: The dtypes of weights, running statistics and counts, in the words of safetensors.
+DTYPES = {"F32", "F64", "I64"}
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -144,9 +147,13 @@ def load_weights(path: Path, **changes: Any) -> Trained:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - not a dict
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is not a dict
+            shapes = {name: tensor.get_shape() for name, tensor in slices.items()}
+            dtypes = {tensor.get_dtype() for tensor in slices.values()}
         check_format(path, metadata.get("format"), FORMAT)
         settings = complete(read_settings(path, _parsed(metadata.get("settings", ""))))
+        if not dtypes <= DTYPES:
+            raise UserError(f"{path} has weights of another dtype: {', '.join(sorted(dtypes - DTYPES))}")
         with matching_architecture(path):  # before the tensors are read, which may have any size
             make_network(settings, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
         tensors = load_file(path)

@@ -127,9 +127,16 @@ def _check_progress(c: Configs, state: State) -> None:
     images = len(c.train_set)
     if epoch > c.epochs or step >= make_schedule(c).steps or seen != epoch * images + step * c.train_batch_size:
         raise ValueError(f"{seen} images cannot have been seen after {epoch} epochs and {step} steps")
-    logged, counts = state["metrics"].get("steps", []), state["metrics"].get("images", [])
-    if not all(type(number) is int and 0 < number <= seen for number in [*logged, *counts]):
+    metrics = state["metrics"]
+    if metrics and metrics.keys() != {"steps", "images", "losses", "correct"}:
+        raise ValueError("its metrics are not those of batches")
+    if metrics and not all(
+        type(number) is int and 0 < number <= seen for number in metrics["steps"] + metrics["images"]
+    ):
         raise ValueError("its metrics are of other steps")
+    for name in ("losses", "correct") if metrics else ():
+        if metrics[name].shape != (len(metrics["steps"]),) or not metrics[name].isfinite().all():
+            raise ValueError(f"its metrics have other {name}")
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[int, Any]) -> None:

@@ -181,5 +181,6 @@ def test_a_folders_name_is_its_id(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["my_run", "", "a b", "ü", "../x", "a\n", os.fsdecode(b"\xff")])
 def test_other_names_get_an_id(name: str) -> None:
-    assert re.fullmatch("[0-9a-f]{32}", address.run_id(name))
+    assert re.fullmatch("name-[0-9a-f]{32}", address.run_id(name))
+    assert address.run_id(address.run_id(name)) != address.run_id(name)  # a folder with this name has another id
     assert address.run_id(name) != address.run_id(f"{name}_")

@@ -1,5 +1,6 @@
 """Real images of MNIST, written to image files in the ways in which users draw, photograph and scan digits."""
 
+import io
 import json
 import os
 import struct
@@ -15,7 +16,7 @@ import torch
 from PIL import Image, ImageDraw, ImageOps
 
 from labml_bn.cli.errors import UserError
-from labml_bn.data.digit_image import LONGEST, MOST_MEGABYTES, MOST_MEGAPIXELS, read_digit
+from labml_bn.data.digit_image import LONGEST, MOST_MEGABYTES, MOST_MEGAPIXELS, MOST_SCANS, read_digit
 from labml_bn.data.mnist import ImageSet
 from labml_bn.trained.weights import WEIGHTS, load_weights
 
@@ -346,6 +347,15 @@ def same_data_for_many_tags(count: int, size: int) -> bytes:
     return b"Exif\0\0II*\0" + struct.pack("<IH", 8, count) + tags + bytes(4 + size)
 
 
+def repeated_scans(count: int) -> bytes:
+    """A progressive JPEG file whose last scan is repeated. A decoder passes over the whole image for each."""
+    written = io.BytesIO()
+    Image.linear_gradient("L").save(written, "JPEG", progressive=True)
+    content = written.getvalue()
+    last = content.rindex(b"\xff\xda")
+    return content[:last] + content[last:-2] * count + content[-2:]
+
+
 def test_attacks(tmp_path: Path) -> None:
     """Files that are made to take much memory, or to be waited for: each is one line, and soon."""
     blank, bomb = zlib.compress(bytes(51 * 50)), zlib.compress(bytes(500_000_000))
@@ -360,6 +370,8 @@ def test_attacks(tmp_path: Path) -> None:
         "text.png": (png(50, 50, blank, (b"zTXt", b"k\0\0" + bomb)), unreadable),
         "profile.png": (png(50, 50, blank, (b"iCCP", b"k\0\0" + bomb)), unreadable),
         "data.png": (png(50, 50, bomb), "the image is blank"),
+        "scans.jpg": (repeated_scans(7000), f"more than {MOST_SCANS} scans"),
+        "comments.gif": (b"GIF89a\x09\x00\x09\x00\x00\x00\x00" + b"!\xfe\x01a\x00" * 2_100_000, "larger than 10 MB"),
         "size.ppm": (b"P6 " + b"9" * 100 + b" 5 255\n", unreadable),
         "page.png": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n", unreadable),
     }

@@ -82,6 +82,18 @@ def _compressed(path: Path) -> None:
         archive.writestr("archive/version", "3")
 
 
+class _Memory:
+    """6 GB, in a few bytes of a pickle."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return bytearray, (6_000_000_000,)
+
+
+def _without_time(run: Path) -> None:
+    (run / "run.yaml").write_text("name: x\n")
+    os.utime(run, (253402300900, 253402300900))  # in the year 10000
+
+
 def _weights(settings: object) -> Change:
     """Weights with other settings, and a checksum that is right."""
     written = settings if isinstance(settings, str) else json.dumps(settings)
@@ -125,8 +137,12 @@ def _changes() -> Iterator[tuple[str, str, Change]]:
     yield "run.yaml", "of the year 1", _written("run.yaml", b"trial_date: '0001-01-01'\ntrial_time: '00:00:00'\n")
     yield "run.yaml", "of the year 9999", _written("run.yaml", b"trial_date: '9999-12-31'\ntrial_time: '23:59:59'\n")
 
+    yield "run.yaml", "of no time", _without_time
+
     yield "configs.yaml", "a bomb", _written("configs.yaml", BOMB.encode())
     yield "configs.yaml", "a number to the base 60", _written("configs.yaml", b"epochs: " + b"1:" * 400_000 + b"1")
+    yield "configs.yaml", "a huge number", _written("configs.yaml", b"train_samples: {value: 0x" + b"f" * 9000 + b"}")
+    yield "configs.yaml", "directives", _written("configs.yaml", b"%TAG !k! x\n" * 60_000 + b"--- {}")
     yield "configs.yaml", "code", _written("configs.yaml", b"!!python/object/apply:os.system ['touch outside/run']\n")
     yield (
         "configs.yaml",
@@ -157,6 +173,8 @@ def _changes() -> Iterator[tuple[str, str, Change]]:
     nothing = {"conv1.weight": torch.zeros(1).expand(10**12)}
     yield "checkpoints", "with a tensor of nothing", _checkpoint(model=nothing)
 
+    yield "checkpoints", "of much memory", _checkpoint(metrics=_Memory())
+
     yield WEIGHTS, "with a header without end", _header(b"{}", claimed=1 << 62)
     yield WEIGHTS, "of a terabyte", _header(_TERABYTE)
     yield WEIGHTS, "with a deep header", _header(b'{"__metadata__": ' + b'{"a": ' * 100_000)
@@ -175,6 +193,7 @@ NAMES = {
     f"the name {name!r}": name
     for name in (
         b"my_run",
+        b"_first",
         b"a$\\frac{b$",
         b"a\x1b[2J\x1b]0;title\x07",
         b"two\nlines",

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 
+from labml_bn.records import figures
 from labml_bn.records.comparison import Comparison
 from labml_bn.records.record import read_run
 from tests.conftest import another, metrics
@@ -151,3 +152,15 @@ def test_a_run_without_positive_losses(trained: Path, tmp_path: Path) -> None:
     run = another(trained, tmp_path, "aaaa0000")
     (run / "log.jsonl").write_text('{"track": {"loss.train": [[1, [0.0]], [2, [-1.0]]]}}\n')
     Comparison([read_run(run)]).figure().savefig(tmp_path / "figure.png")
+
+
+def test_names_that_matplotlib_leaves_out_or_lacks(trained: Path, tmp_path: Path) -> None:
+    """Each label is beside its own run's line, and no warning is printed, which would be an error here."""
+    runs = [read_run(another(trained, tmp_path, uuid)) for uuid in ("_first", "second", "漢字")]
+    figure = Comparison(runs).figure()
+    figures.save(figure, tmp_path / "figure.png")
+    legend = figure.axes[2].get_legend()
+    assert legend is not None
+    assert names(figure.axes[2]) == [" _first batch_norm", "second batch_norm", "漢字 batch_norm"]
+    for handle, line in zip(legend.get_lines(), figure.axes[0].lines[::2], strict=True):
+        assert (handle.get_color(), handle.get_linestyle()) == (line.get_color(), line.get_linestyle())

@@ -166,6 +166,11 @@ def test_a_run_with_links(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=f"{name} is a symbolic link, which is not followed$"):
         check_files(run)
     (run / name).unlink()
+    if "." in name:
+        (run / name).mkdir()
+        with pytest.raises(UserError, match=f"{name} is not a regular file$"):
+            check_files(run)
+        (run / name).rmdir()
     os.mkfifo(run / name)
     with pytest.raises(UserError, match=f"{name} is not a regular file$"):
         check_files(run)

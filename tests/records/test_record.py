@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -236,9 +237,9 @@ def test_names(trained: Path, tmp_path: Path) -> None:
     )
     name = read_run(first).name
     assert "seed" not in name
-    assert names_of(map(read_run, (first, same))) == {"aa": name, "bb": name}
-    for uuid, seed in {"aa": 5, "cc": 7}.items():
-        assert f" seed={seed} " in names_of(map(read_run, (first, other)))[uuid]
+    assert names_of(map(read_run, (first, same))) == {first: name, same: name}
+    for run, seed in {first: 5, other: 7}.items():
+        assert f" seed={seed} " in names_of(map(read_run, (first, other)))[run]
 
 
 def test_short_uuids(run: Path) -> None:
@@ -248,5 +249,29 @@ def test_short_uuids(run: Path) -> None:
         return Record(Path("logs") / uuid, {}, {}, record.settings, 0, 0, 0, "completed")
 
     runs = [named("0123456789aa"), named("0123456789bb"), named("f" * 12)]
-    assert short_uuids(runs) == {"0123456789aa": "0123456789a", "0123456789bb": "0123456789b", "f" * 12: "f" * 11}
+    assert list(short_uuids(runs).values()) == ["0123456789a", "0123456789b", "f" * 11]
     assert short_uuids([]) == {}
+    alike = [named("col\x1b"), named(r"col\x1b")]  # both are shown in the same way
+    assert short_uuids(alike) == {run.folder: r"col\x1b" for run in alike}
+
+
+def test_times_that_no_clock_shows(run: Path) -> None:
+    (run / "run.yaml").write_text("trial_date: '9999-12-31'\ntrial_time: '23:59:59'\n")
+    (run / "log.jsonl").write_text('{"track": {}, "time": -1e14, "elapsed": -9e14}\n')
+    record = read_run(run)
+    (run / "run.yaml").write_text("name: x\n")
+    for time in (0, 2**33, 253402300900):
+        os.utime(run, (time, time))
+        records = [record, read_run(run)]
+        for one in records:
+            datetime.fromtimestamp(one.started)
+            datetime.fromtimestamp(one.ended)
+            assert one.elapsed >= 0
+
+
+def test_very_many_numbers(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as fit into the memory are read."""
+    monkeypatch.setattr("labml_bn.records.record.MOST_NUMBERS", 100)
+    lines = [{"track": {"a": [[step, [1.0] * 10]]}} for step in range(50)]
+    (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert read_run(run).metrics()["a"].values.size == 100

@@ -59,10 +59,15 @@ def test_best(run: Path) -> None:
 
 
 class Strange:
-    """What a checkpoint can contain instead of its own values; none of them runs code or takes memory."""
+    """What a checkpoint can contain instead of its own values. Each is small in a file."""
 
     zeros = torch.zeros(1).expand(10**12)
     deep: list[Any] = functools.reduce(lambda inner, _: [inner], range(100), [])
+    shared: list[Any] = functools.reduce(lambda inner, _: [inner] * 50, range(8), [1])
+    tensor = torch.zeros(10_000)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return bytearray, (6_000_000_000,)
 
 
 MALFORMED = {
@@ -93,8 +98,11 @@ MALFORMED = {
     "no settings": {"settings": None},
     "settings of another type": {"settings": {"epochs": torch.zeros(3)}},
     "very many layers": {"settings": {"layers": "-".join(["1N"] * 100_000)}},
+    "shared tensors": {"model": {f"conv{number}.weight": Strange.tensor for number in range(100)}},
+    "a number as name": {"model": {5: torch.zeros(3)}},
+    "numbers as settings": {"settings": {1: 2}},
+    "much memory": {"metrics": Strange()},
     "bytes": {"random": {"python": b"\0" * 100}},
-    "deeply nested": {"metrics": {"steps": Strange.deep}},
 }
 
 
@@ -109,6 +117,14 @@ def test_malformed(run: Path, changes: dict[str, Any]) -> None:
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < len(str(path)) + 300
     assert checkpoints.newest(run).path != path
+
+
+@pytest.mark.parametrize("value", [Strange.shared, Strange.deep], ids=["shared", "deep"])
+def test_lists_that_are_not_followed_twice(run: Path, value: list[Any]) -> None:
+    """A list of 39 trillion entries in a few hundred bytes, and a deep one; the rest of the checkpoint can be used."""
+    path = checkpoints.newest(run).path
+    rewritten(path, further=value)
+    assert checkpoints.read(path)["progress"]["epoch"] == 3
 
 
 def test_a_missing_part(run: Path) -> None:

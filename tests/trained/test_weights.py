@@ -104,6 +104,12 @@ def other_settings(path: Path) -> None:
     rewritten(path, settings=json.dumps({"norm": "none"}))
 
 
+def other_dtype(path: Path) -> None:
+    tensors = {name: tensor.bfloat16() for name, tensor in load_file(path).items()}
+    with safetensors.safe_open(path, framework="pt") as file:
+        save_file(tensors, path, metadata=file.metadata())
+
+
 def other_network(path: Path) -> None:
     save_weights(path, torch.nn.Linear(2, 3), {"norm": "torch"})
 
@@ -124,6 +130,7 @@ def other_network(path: Path) -> None:
         (other_version, "was not written by this version of labml_bn"),
         (other_keys, "has unknown settings: unknown key 'depth'"),
         (other_settings, "does not match the architecture in its settings"),
+        (other_dtype, "has weights of another dtype: BF16"),
         (other_network, "does not match the architecture in its settings"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

@@ -156,6 +156,15 @@ MALFORMED: dict[str, Callable[[Any], object]] = {
     "metrics of other lengths": lambda state: state["metrics"].update(
         steps=[1], images=[1, 2], losses=torch.zeros(2), correct=torch.zeros(2)
     ),
+    "metrics of several losses": lambda state: state["metrics"].update(
+        steps=[1], images=[1], losses=torch.zeros(1, 3), correct=torch.zeros(1, 3)
+    ),
+    "metrics of NaN": lambda state: state["metrics"].update(
+        steps=[1], images=[1], losses=torch.zeros(1), correct=torch.tensor([torch.nan])
+    ),
+    "metrics of a list": lambda state: state["metrics"].update(
+        steps=[1], images=[1], losses=torch.zeros(1), correct=[torch.nan]
+    ),
     "metrics without losses": lambda state: state["metrics"].update(steps=[1], images=[1]),
     "no random state": lambda state: state["random"].pop("torch"),
     "Python's": lambda state: state["random"].update(python=(3, (1, 2), None)),
