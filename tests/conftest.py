@@ -18,7 +18,7 @@ import yaml
 from labml_bn.data.download import ensure_files
 from labml_bn.data.mnist import ImageSet, load
 
-# Tests run two at a time, and processes that each use all cores would wait for each other.
+# Tests run three at a time, and processes that each use all cores would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # where a test uses several threads, idle ones do not spin
 

@@ -21,7 +21,7 @@ from labml_bn.dashboard.address import CHALLENGE_HEADER, HOST, PROOF_HEADER, TOK
 Next = Callable[[Request], Awaitable[Response]]
 
 #: The largest body of a request, in bytes, and the seconds in which it must arrive.
-LARGEST, SECONDS = 1_000_000, 10.0
+LARGEST, SECONDS = 1_000_000, 5.0
 
 _HEADERS = {
     # The browser refuses to load anything from other hosts into the page.

@@ -30,13 +30,11 @@ def test_half_a_head(start: Start) -> None:
     with start() as dashboard:
         host = f"Host: 127.0.0.1:{dashboard.port}\r\nAuthorization: token {dashboard.token}\r\n"
         request = f"GET /404 HTTP/1.1\r\n{host}\r\n".encode()
-        with connect(dashboard) as new, connect(dashboard) as half, connect(dashboard) as kept:
+        with contextlib.ExitStack() as stack:
+            new, half, kept, several, dripping = (stack.enter_context(connect(dashboard)) for _ in range(5))
             half.sendall(b"GET / HTTP/1.1\r\nHo")
             kept.sendall(request + b"GET / HT")
-            assert wait_for_the_end(new) == b""
-            assert wait_for_the_end(half) == b""
-            assert wait_for_the_end(kept).startswith(b"HTTP/1.1 200 OK")
-        with connect(dashboard) as dripping:
+            several.sendall(request * 3)  # at once, before the first is answered
             dripping.sendall(b"GET / HTTP/1.1\r\n")
 
             def is_closed() -> bool:
@@ -47,9 +45,10 @@ def test_half_a_head(start: Start) -> None:
                 return False
 
             wait_until(is_closed, 4 * protocol.SECONDS)
-        with connect(dashboard) as client:
-            client.sendall(request * 3)  # several at once, before the first is answered
-            assert wait_for_the_end(client).count(b"HTTP/1.1 200 OK") == 3
+            assert wait_for_the_end(new) == b""
+            assert wait_for_the_end(half) == b""
+            assert wait_for_the_end(kept).startswith(b"HTTP/1.1 200 OK")
+            assert wait_for_the_end(several).count(b"HTTP/1.1 200 OK") == 3
 
 
 def test_thousands_of_connections(start: Start) -> None:

@@ -14,20 +14,17 @@ from tests.hostile.processes import MEMORY, Outcome, outcomes
 #: What a terminal would act on, or what cannot be read aloud.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
-#: Each command that takes a run, and files of it that it reads and others do not.
+#: Each command that takes a run, and files of it that it reads and other commands do not.
 ONE_RUN = {
-    "evaluate": (["evaluate", "RUN"], {"configs.yaml", WEIGHTS, "name"}),
+    "evaluate": (["evaluate", "RUN"], {"configs.yaml", "name"}),
     "evaluate a checkpoint": (["evaluate", "RUN", "--checkpoint", "last"], {"checkpoints"}),
     "evaluate the best": (["evaluate", "RUN", "--checkpoint", "best"], {"checkpoints"}),
     "predict": (["predict", "RUN", "image.png"], {WEIGHTS}),
-    "export": (["export", "RUN", "network.pt2"], {WEIGHTS}),
-    "compare": (
-        ["compare", "RUN", "logs/batch_norm/good", "--figure", "figure.svg"],
-        {"log.jsonl", "name"},
-    ),
+    "export": (["export", "RUN", "network.pt2"], {"run.pid"}),
+    "compare": (["compare", "RUN", "logs/batch_norm/good", "--figure", "figure.svg"], {"name"}),
     "resume": (
         ["train", "--resume", "RUN", "epochs=3"],
-        {"checkpoints", "log.jsonl", "run.lock", "indicators.yaml", "run.pid", "name"},
+        {"checkpoints", "log.jsonl", "run.lock", "indicators.yaml", "run.pid"},
     ),
     "repeat": (
         [

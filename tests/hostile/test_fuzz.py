@@ -22,7 +22,7 @@ from labml_bn.trained.data import find_data
 from labml_bn.trained.weights import WEIGHTS, load_weights
 
 # The run is the same for all examples; each rewrites the file that it changes.
-fuzz = settings(deadline=None, max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fuzz = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
