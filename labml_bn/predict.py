@@ -8,12 +8,12 @@ each file with their probabilities, and says if an image is unlike the training 
 than 99 % of the training images are from each other, in the features that the network computes.
 """
 
-import sys
 from pathlib import Path
 
 from labml_bn.cli import threads
 from labml_bn.cli.command import Parser, run_command
 from labml_bn.cli.errors import UserError
+from labml_bn.cli.output import report
 from labml_bn.cli.text import printable
 
 
@@ -43,9 +43,9 @@ def main() -> None:
         except UserError as error:
             if len(arguments.images) == 1:
                 raise
-            print(printable(f"{error.label}: {error}"), file=sys.stderr)
+            report(f"{error.label}: {error}")
     predictions = predict(trained, torch.stack([*digits.values()])) if digits else []
-    print(printable(f"{source}: {trained.dataset}, norm={trained.settings['norm']}"), file=sys.stderr)
+    report(f"{source}: {trained.dataset}, norm={trained.settings['norm']}")
     for number, prediction in zip(digits, predictions, strict=True):
         if arguments.save:
             save_digit(files[number], digits[number])

@@ -7,9 +7,15 @@ from collections.abc import Callable
 from typing import Any, TextIO
 
 from labml_bn.cli.errors import reason
+from labml_bn.cli.text import printable
 
 #: The errors of a pipe without a reader, and of a terminal that was closed.
 GONE = (errno.EPIPE, errno.EIO)
+
+
+def report(message: str) -> None:
+    """Print a line on standard error. It may contain names that someone else has chosen."""
+    print(printable(message), file=sys.stderr, flush=True)
 
 
 def discard(stream: TextIO) -> None:

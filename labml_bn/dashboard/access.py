@@ -7,7 +7,6 @@ rebinding). So are those that are larger than the page's own, or do not arrive w
 
 import asyncio
 import hmac
-import sys
 from collections.abc import Awaitable, Callable
 from urllib.parse import parse_qsl, urlencode
 
@@ -15,7 +14,7 @@ from fastapi import Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from starlette.requests import ClientDisconnect
 
-from labml_bn.cli.text import printable
+from labml_bn.cli.output import report
 from labml_bn.dashboard.address import CHALLENGE_HEADER, HOST, PROOF_HEADER, TOKEN, Address, forwarding
 
 Next = Callable[[Request], Awaitable[Response]]
@@ -78,7 +77,7 @@ class Guard:
         except ClientDisconnect:
             return Response(status_code=400)  # nobody receives it
         except Exception as error:
-            print(printable(f"{request.method} {request.url.path} failed: {error!r}"), file=sys.stderr)
+            report(f"{request.method} {request.url.path} failed: {error!r}")
             return JSONResponse({"error": "internal error; the reason is on the dashboard's terminal"}, 500)
 
     def _is_foreign(self, request: Request) -> bool:

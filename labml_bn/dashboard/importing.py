@@ -6,7 +6,6 @@ any number of times, while it is running or afterwards, and after any interrupti
 has written on the dashboard (a name, a note) is in the run's folder too; which curves are shown is kept.
 """
 
-import sys
 import threading
 import time
 import warnings
@@ -23,7 +22,7 @@ from labml_db import Index
 from pymongo.errors import PyMongoError
 
 from labml_bn.cli.errors import UserError
-from labml_bn.cli.text import printable
+from labml_bn.cli.output import report
 from labml_bn.dashboard import charts, notes
 from labml_bn.dashboard.address import run_id
 from labml_bn.dashboard.store import Transaction
@@ -121,7 +120,7 @@ class Importer:
             except Exception as error:  # one run must not prevent the import of the others
                 if self._unreadable.get(uuid) != stamp:
                     why = str(error) if isinstance(error, UserError | OSError) else repr(error)
-                    print(printable(f"warning: cannot show {folder}: {why}"), file=sys.stderr)
+                    report(f"warning: cannot show {folder}: {why}")
                 self._unreadable[uuid] = stamp
             else:
                 self._unreadable.pop(uuid, None)
@@ -166,7 +165,7 @@ class Follower(threading.Thread):
                 reported = ""
             except Exception as error:
                 if str(error) != reported:
-                    print(printable(f"warning: cannot import runs: {error}"), file=sys.stderr)
+                    report(f"warning: cannot import runs: {error}")
                     reported = str(error)
             ended = time.monotonic()
             # Training needs the processor too: importing a long run takes less than a tenth of the time.

@@ -9,7 +9,6 @@ says what is not kept.
 import contextlib
 import hashlib
 import os
-import sys
 from pathlib import Path
 
 import platformdirs
@@ -17,6 +16,7 @@ from filelock import FileLock, Timeout
 
 from labml_bn.cli.errors import UserError, reason
 from labml_bn.cli.files import replacing
+from labml_bn.cli.output import report
 from labml_bn.cli.received import read_bytes
 from labml_bn.dashboard.encoding import DecodingError, decode, encode
 from labml_bn.dashboard.store import Store
@@ -108,4 +108,4 @@ def _not_kept(path: Path, error: Exception) -> str:
 
 
 def _warn(message: str) -> None:
-    print("warning:", *message.split(), file=sys.stderr)
+    report(" ".join(["warning:", *message.split()]))

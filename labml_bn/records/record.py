@@ -6,7 +6,6 @@ made can contain anything: what exceeds a limit is not read (`cli/received.py`).
 
 import contextlib
 import os
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from labml_bn.cli.errors import UsageError
+from labml_bn.cli.output import report
 from labml_bn.cli.received import UnreadableError, open_to_read, parse_json, read_yaml
 from labml_bn.cli.text import printable
 from labml_bn.records.folder import CONFIGS, ENDS, INFO, LOG, is_running, start_time
@@ -133,7 +133,7 @@ def read_runs(folders: Iterable[Path]) -> list[Record]:
         try:
             runs.append(read_run(folder))
         except UnreadableError as error:
-            print(printable(f"warning: this run cannot be read: {error}"), file=sys.stderr)
+            report(f"warning: this run cannot be read: {error}")
     return runs
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from labml_bn.cli.errors import UserError
+from labml_bn.cli.output import report
 from labml_bn.cli.received import UnreadableError, check_regular, open_to_read
 from labml_bn.records.folder import CHECKPOINT, list_checkpoints
 from labml_bn.records.saved import check_format, read_settings
@@ -41,6 +42,11 @@ class Found:
     path: Path
     state: State
     complaints: list[str]
+
+    def report_complaints(self) -> None:
+        """Print a warning for each later checkpoint."""
+        for complaint in self.complaints:
+            report(f"warning: {complaint}; falling back to an earlier checkpoint")
 
 
 def check_saved(run: Path) -> None:

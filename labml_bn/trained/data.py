@@ -5,14 +5,13 @@ complete and verified: then nothing is written to it. What is downloaded goes wh
 """
 
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from labml_bn.cli.files import relative_path, resolve_folder
+from labml_bn.cli.output import report
 from labml_bn.cli.received import read_yaml
-from labml_bn.cli.text import printable
 from labml_bn.data.download import is_complete
 from labml_bn.records.folder import CONFIGS, DATA_FOLDER
 from labml_bn.settings import default
@@ -30,7 +29,7 @@ def find_data(run: Path, settings: Mapping[str, Any]) -> str:
     if is_complete(settings["dataset"], used):
         return relative_path(used)
     message = f"the data folder of {run} does not have {settings['dataset']} ({relative_path(used)}): using {fallback}"
-    print(printable(message), file=sys.stderr)
+    report(message)
     return fallback
 
 

@@ -1,6 +1,6 @@
 """The network that a file describes, without trusting the file: nothing is allocated that it does not contain."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,11 @@ def make_network(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> 
     state = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
     network.load_state_dict(state, assign=True)
     return network
+
+
+def check_network(settings: Mapping[str, Any], shapes: Mapping[str, Sequence[int]]) -> None:
+    """Raise RuntimeError unless the network with these settings has parameters and buffers of these shapes."""
+    make_network(settings, {name: torch.empty(tuple(shape), device="meta") for name, shape in shapes.items()})
 
 
 def evaluation_batch_size(settings: Mapping[str, Any]) -> int:

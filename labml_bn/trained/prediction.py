@@ -1,12 +1,12 @@
 """Which classes a trained network assigns to images, and whether they are like its training images."""
 
-import sys
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from labml_bn.cli.errors import UserError
+from labml_bn.cli.output import report
 from labml_bn.data.download import is_complete
 from labml_bn.data.mnist import CLASSES, ImageSet
 from labml_bn.trained.likeness import TrainingFeatures
@@ -63,10 +63,10 @@ def _training_features(trained: Trained) -> TrainingFeatures | None:
     """Those that the images are compared with; None, and a line on standard error, if that is not possible."""
     not_compared = "the images are not compared with the training images"
     if not is_complete(trained.dataset, trained.data_path):
-        print(f"{not_compared}: {trained.data_path} does not have {trained.dataset} (--data DIR)", file=sys.stderr)
+        report(f"{not_compared}: {trained.data_path} does not have {trained.dataset} (--data DIR)")
         return None
     images = trained.train_set()
     features = TrainingFeatures.of(trained.model, images, trained.batch_size)
     if features is None:
-        print(f"{not_compared}: {len(images)} are too few", file=sys.stderr)
+        report(f"{not_compared}: {len(images)} are too few")
     return features

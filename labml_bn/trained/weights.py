@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,7 +16,6 @@ from torch import Tensor, nn
 from labml_bn.cli.errors import UserError, os_errors_as
 from labml_bn.cli.files import replacing, resolve_folder
 from labml_bn.cli.received import check_regular, parse_json
-from labml_bn.cli.text import printable
 from labml_bn.data import mnist
 from labml_bn.data.mnist import ImageSet
 from labml_bn.models import ConvNet, choose_device
@@ -26,7 +24,7 @@ from labml_bn.records.saved import check_format, matching_architecture, read_set
 from labml_bn.settings import complete
 from labml_bn.trained import checkpoints
 from labml_bn.trained.data import find_data
-from labml_bn.trained.network import evaluation_batch_size, make_network
+from labml_bn.trained.network import check_network, evaluation_batch_size, make_network
 
 #: The file in a run's folder.
 WEIGHTS = "model.safetensors"
@@ -121,8 +119,7 @@ def load_run(
     else:
         run = find_run(name, logs, checkpoints.check_saved)
         found = checkpoints.newest(run)
-    for complaint in found.complaints:
-        print(printable(f"warning: {complaint}; falling back to an earlier checkpoint"), file=sys.stderr)
+    found.report_complaints()
     seen = found.state["progress"]["seen"]
     trained = _network(found.path, run, found.state["settings"], found.state["model"], changes)
     return f"{run}, {checkpoint} checkpoint (after {seen:,} training images)", trained
@@ -155,7 +152,7 @@ def load_weights(path: Path, **changes: Any) -> Trained:
         if not dtypes <= DTYPES:
             raise UserError(f"{path} has weights of another dtype: {', '.join(sorted(dtypes - DTYPES))}")
         with matching_architecture(path):  # before the tensors are read, which may have any size
-            make_network(settings, {name: torch.empty(shape, device="meta") for name, shape in shapes.items()})
+            check_network(settings, shapes)
         tensors = load_file(path)
     except (OSError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} cannot be read, or is damaged: {' '.join(str(error).split())}") from error

@@ -5,7 +5,6 @@ A checkpoint is written atomically: temporary file, fsync, rename. `trained/chec
 
 import io
 import random
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,14 +15,14 @@ import torch
 
 from labml_bn.cli.errors import UsageError, UserError, reason
 from labml_bn.cli.files import replacing, sync
-from labml_bn.cli.text import printable
+from labml_bn.cli.output import report
 from labml_bn.records.folder import CHECKPOINTS, LOG, list_checkpoints
 from labml_bn.records.saved import matching_architecture
 from labml_bn.settings import CHANGEABLE, as_typed, check_together, complete
 from labml_bn.trained import checkpoints
 from labml_bn.trained.checkpoints import FORMAT, Found, State, is_checkpoint
 from labml_bn.trained.data import find_data
-from labml_bn.trained.network import make_network
+from labml_bn.trained.network import check_network
 from labml_bn.training import tracking
 from labml_bn.training.loop import Evaluation, Progress, make_schedule
 from labml_bn.training.parts import Configs
@@ -70,7 +69,7 @@ class Checkpoints:
                     f"cannot save the first checkpoint to {self._folder}: {reason(error)}. The run was not started, as "
                     "it could not be resumed: make room, or choose another folder (logs_path=DIR)"
                 ) from error
-            print(printable(f"warning: cannot save {path}: {reason(error)}. {self.last_good()}"), file=sys.stderr)
+            report(f"warning: cannot save {path}: {reason(error)}. {self.last_good()}")
             return False
         self._best, self._last_good = best, path.name
         self._delete_others(path)
@@ -86,7 +85,7 @@ class Checkpoints:
                 try:
                     other.unlink(missing_ok=True)
                 except OSError as error:
-                    print(printable(f"warning: cannot delete {other}: {reason(error)}"), file=sys.stderr)
+                    report(f"warning: cannot delete {other}: {reason(error)}")
 
     def last_good(self) -> str:
         """The checkpoint that the run can be resumed from, in words."""
@@ -189,7 +188,7 @@ def set_threads(state: State | None, run: Path | None) -> str:
             f"warning: {run} was trained with {had} threads, and continues with {torch.get_num_threads()}: the results "
             "may differ in the last bits from those of an uninterrupted run"
         )
-        print(printable(warning), file=sys.stderr)
+        report(warning)
     elif saved != chosen:
         return f", with {saved} thread{'s' if saved > 1 else ''} as before"
     return ""
@@ -213,7 +212,7 @@ def changed(run: Path, state: State, given: Mapping[str, Any]) -> dict[str, Any]
     settings |= dict(given)
     check_together(settings)
     with matching_architecture(f"the checkpoint of {run}"):  # before a network of any size is made
-        make_network(settings, state["model"])
+        check_network(settings, {name: tensor.shape for name, tensor in state["model"].items()})
     return settings
 
 

@@ -5,7 +5,6 @@ import errno
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ from labml.internal.tracker.writers import Writer
 from labml.internal.util.values import to_numpy
 
 from labml_bn.cli.files import replacing
+from labml_bn.cli.output import report
 from labml_bn.cli.received import open_to_append
-from labml_bn.cli.text import printable
 from labml_bn.records.folder import LOG
 
 
@@ -110,7 +109,7 @@ class Log(Writer):  # type: ignore[misc]
         self._warn("deleted or replaced by another process, and is restored")
 
     def _warn(self, what: str) -> None:
-        print(printable(f"warning: the log {self.path} was {what}"), file=sys.stderr)
+        report(f"warning: the log {self.path} was {what}")
 
     def position(self) -> Position:
         """The end of the file, once all of it is on the disk. Raises OSError if it cannot be written."""

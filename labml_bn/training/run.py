@@ -94,8 +94,7 @@ def resume(name: str, given: dict[str, Any]) -> Finished | None:
     check_files(run)
     with locked(run):
         found = checkpoint.newest(run)
-        for complaint in found.complaints:
-            print(printable(f"warning: {complaint}; falling back to an earlier checkpoint"), file=sys.stderr)
+        found.report_complaints()
         settings = checkpoint.changed(run, found.state, given)
         if found.state["progress"]["epoch"] == settings["epochs"] and (run / WEIGHTS).is_file():
             print(printable(f"{relative_path(run)} had already completed its epochs (epochs=N trains up to N)"))

@@ -19,7 +19,6 @@ import itertools
 import json
 import math
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -34,6 +33,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from labml_bn.cli.errors import StoppedError, UserError, reason
 from labml_bn.cli.files import delete_leftovers, relative_path, resolve_folder
+from labml_bn.cli.output import report
+from labml_bn.cli.received import open_to_append
 from labml_bn.records.folder import CHECKPOINTS, ENDS, LOG, NAME, RESUMED, locked, next_order
 from labml_bn.settings import as_typed, default, different
 from labml_bn.training.labml_patches import add_order, create_experiment, keep_run_info, quiet, start_experiment
@@ -124,8 +125,8 @@ def _resume(run: Any) -> None:
     for folder in (run.run_path, run.run_path / CHECKPOINTS):
         delete_leftovers(folder)  # of a process that was killed
     keep_run_info(run)
-    with (run.run_path / ENDS).open("a", encoding="utf-8") as ends:
-        ends.write(json.dumps({"status": RESUMED, "time": time.time()}) + "\n")
+    with open_to_append(run.run_path / ENDS) as ends:
+        ends.write((json.dumps({"status": RESUMED, "time": time.time()}) + "\n").encode())
 
 
 def _finish(status: str, details: str | None = None) -> None:
@@ -136,7 +137,7 @@ def _finish(status: str, details: str | None = None) -> None:
         message = f"cannot write the end of the log to {_log.path}: {reason(error)}"
         if status == "completed":
             raise UserError(message) from error
-        print(f"warning: {message}", file=sys.stderr)
+        report(f"warning: {message}")
 
 
 def flush() -> None:
@@ -144,7 +145,7 @@ def flush() -> None:
     try:
         _log.flush()
     except OSError as error:
-        print(f"warning: cannot write the log {_log.path}: {reason(error)}", file=sys.stderr)
+        report(f"warning: cannot write the log {_log.path}: {reason(error)}")
 
 
 def elapsed() -> float:

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from labml_bn.cli.output import report
+
 
 @pytest.mark.parametrize("stream", ["stdout", "stderr"])
 def test_the_process_goes_on(stream: str) -> None:
@@ -60,3 +62,9 @@ def test_a_terminal_that_was_closed() -> None:
         os.close(ours)
         process.communicate()
     assert process.returncode == 0
+
+
+def test_a_line_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """Whatever a name has, it is one line, and nothing that a terminal acts on."""
+    report("warning: a\x1b[2J\nb\udcff")
+    assert capsys.readouterr() == ("", "warning: a\\x1b[2J\\nb\\udcff\n")

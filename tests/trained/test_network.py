@@ -5,7 +5,7 @@ import torch
 
 from labml_bn.models import ConvNet
 from labml_bn.settings import complete
-from labml_bn.trained.network import MOST_VALUES, evaluation_batch_size, make_network
+from labml_bn.trained.network import MOST_VALUES, check_network, evaluation_batch_size, make_network
 
 
 @pytest.mark.parametrize("norm", ["batch_norm", "torch", "none"])
@@ -41,3 +41,10 @@ def test_batch_size(layers: str, most: int) -> None:
     for valid_batch_size in (1, 256, 10**9):
         found = evaluation_batch_size(complete({"layers": layers, "valid_batch_size": valid_batch_size}))
         assert found == min(valid_batch_size, MOST_VALUES // most)
+
+
+def test_shapes() -> None:
+    shapes = {name: tensor.shape for name, tensor in ConvNet().state_dict().items()}
+    check_network(complete({}), shapes)
+    with pytest.raises(RuntimeError, match=r"size mismatch for conv1\.weight"):
+        check_network(complete({}), shapes | {"conv1.weight": torch.Size([1, 2])})

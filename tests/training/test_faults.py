@@ -297,7 +297,7 @@ def test_a_learning_rate_that_is_too_large(train: Run, work: Path, small: list[s
 
 
 def test_files_deleted_while_running(begin: Begin, command: Run, work: Path, small: list[str], full_run: Path) -> None:
-    """The log is restored, which is said; without its lock's file, the run is still in use by this process."""
+    """The log is restored, with a warning; without the lock file, the run is still in use by this process."""
     process = begin(*small, "epochs=1000")
     wait_for(process, "epoch 2/1000 step 4/")
     (run,) = runs(work)

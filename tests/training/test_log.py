@@ -84,7 +84,7 @@ def test_deleted_while_it_is_written(
 
 
 def test_truncated_while_it_is_written(log: Log, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is lost is said once; the next lines follow."""
+    """A warning reports the loss once; the next lines follow."""
     add(log, 64, 0.5)
     size = log.position().size
     log.path.write_text("")
