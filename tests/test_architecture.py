@@ -24,13 +24,13 @@ MAY_IMPORT = {
     "norm": {"torch"},
     "models": {"norm", "torch"},
     "data": {"cli", "numpy", "torch", "PIL", "filelock", "tqdm"},
-    "records": {"cli", "settings", "numpy", "matplotlib", "filelock"},
+    "records": {"cli", "settings", "numpy", "matplotlib", "scipy", "filelock"},
     "trained": {
         *("norm", "models", "data", "settings", "cli", "records.folder", "records.saved"),
         *("numpy", "torch", "matplotlib", "safetensors", "onnxruntime", "onnxscript"),
     },
     "training": {
-        *("norm", "models", "data", "settings", "cli", "records.folder", "records.saved"),
+        *("norm", "models", "data", "settings", "cli", "records.folder", "records.notes", "records.saved"),
         # A run ends by writing its weights, is resumed from its checkpoints, and prints where a dashboard shows it.
         *("trained", "dashboard.address"),
         *("numpy", "torch", "labml", "labml_helpers", "filelock", "tqdm"),

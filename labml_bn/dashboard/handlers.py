@@ -10,15 +10,15 @@ from typing import Annotated, Any
 from fastapi import FastAPI, HTTPException, Request
 from labml_app.db import run
 from labml_app.db.folder import DefaultFolders
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from labml_bn.cli.errors import reason
-from labml_bn.dashboard import notes
 from labml_bn.dashboard.address import run_id
 from labml_bn.dashboard.importing import ResultIndex, local_user, remove_run
 from labml_bn.dashboard.repository import origin
 from labml_bn.dashboard.requests import API, Body, check_run, read_body
 from labml_bn.dashboard.texts import harmless
+from labml_bn.records import notes
 from labml_bn.records.folder import run_folders
 
 
@@ -26,6 +26,25 @@ class Runs(Body):
     """Which runs are archived, moved back or deleted."""
 
     run_uuids: Annotated[list[str], Field(max_length=100_000)]
+
+
+def _encodable(text: str) -> str:
+    """The text. Raises ValueError if UTF-8 does not have it: JSON can also express half a surrogate pair."""
+    text.encode()
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+
+
+class Notes(Body):
+    """What the page can change of a run; the names are those of labml's app."""
+
+    name: Text = ""
+    comment: Text = ""
+    note: Text = ""
+    favourite_configs: list[Text] = Field(default_factory=list)
+    selected_configs: list[Text] = Field(default_factory=list)
 
 
 def add_handlers(app: FastAPI, logs: Path) -> None:
@@ -70,7 +89,7 @@ def add_handlers(app: FastAPI, logs: Path) -> None:
     async def edit_run(request: Request, run_uuid: str) -> dict[str, Any]:
         check_run(run_uuid)
         shown = run.get(run_uuid)
-        sent = await read_body(request, notes.Notes)
+        sent = await read_body(request, Notes)
         changes = {name: value for name, value in sent.items() if value != getattr(shown, name)}
         try:
             if changes:

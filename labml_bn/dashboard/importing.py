@@ -23,14 +23,16 @@ from pymongo.errors import PyMongoError
 
 from labml_bn.cli.errors import UserError
 from labml_bn.cli.output import report
-from labml_bn.dashboard import charts, notes
+from labml_bn.dashboard import charts
 from labml_bn.dashboard.address import run_id
 from labml_bn.dashboard.store import Transaction
 from labml_bn.dashboard.texts import harmless
+from labml_bn.records import notes
 from labml_bn.records.folder import CONFIGS, ENDS, INFO, LOG, is_running, run_folders
 from labml_bn.records.record import (
     COMPLETED,
     CRASHED,
+    DIVERGED,
     INTERRUPTED,
     KILLED,
     PERCENTILES,
@@ -56,6 +58,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 _STATUS = {
     COMPLETED: RunEnums.RUN_COMPLETED,
     INTERRUPTED: RunEnums.RUN_INTERRUPTED,
+    DIVERGED: RunEnums.RUN_CRASHED,
     CRASHED: RunEnums.RUN_CRASHED,
     RUNNING: RunEnums.RUN_IN_PROGRESS,
     KILLED: RunEnums.RUN_NOT_RESPONDING,
@@ -138,7 +141,7 @@ class Importer:
         # What takes long, reading the files, is done before the transaction: requests wait for its end.
         record = read_run(folder)
         metrics = record.metrics()
-        drawable, details = _drawable(metrics), _details(record) | harmless(notes.read(folder))
+        drawable, details = _drawable(metrics), _details(record)
         result = ", ".join(filter(None, [harmless(folder.name)[:8], _result(metrics)]))
         with self._transaction():
             _store(uuid, record, drawable, details)
@@ -278,7 +281,7 @@ def _details(record: Record) -> dict[str, Any]:
         "comment": "",  # training writes the settings there, which are in the name
         "note": "",
         "start_time": record.started,
-        "tags": _tags(info),
+        "tags": harmless([*([record.sweep] if record.sweep else []), *record.tags]) + _tags(info),
         "python_file": str(info.get("python_file", "")),
         "repo_remotes": _list(info.get("repo_remotes")),
         "commit": str(info.get("commit", "")),
@@ -286,6 +289,7 @@ def _details(record: Record) -> dict[str, Any]:
         "configs": harmless({key: entry for key, entry in record.configs.items() if _is_config(entry)}),
         "selected_configs": [key for key in different(record.settings) if key in record.configs],
         "favourite_configs": [],
+        **harmless({name: value for name, value in record.notes.items() if name != "tags"}),
     }
 
 

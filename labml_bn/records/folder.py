@@ -30,6 +30,9 @@ CONFIGS = "configs.yaml"
 #: The entry in `run.yaml` that sorts a run if its start time does not: in seconds since 1970, as that.
 ORDER = "order"
 
+#: The entry in `run.yaml` with the name of the sweep that a run is part of.
+SWEEP = "sweep"
+
 #: The file of a run's metrics, and the file that is locked while the run is running.
 LOG = "log.jsonl"
 LOCK = "run.lock"
@@ -48,6 +51,7 @@ CHECKPOINT = re.compile(r"[0-9]{12}\.pt")
 DATA_FOLDER = "data_folder"
 
 _LATEST = re.compile(r"latest:(.*)")
+_SWEEP_NAME = re.compile("[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 
 
 def find_run(name: str, logs: Path, check: Callable[[Path], object] = lambda run: None) -> Path:
@@ -226,6 +230,17 @@ def _order(run: Path) -> tuple[float, int]:
 def run_folders(logs: Path) -> list[Path]:
     """The folders of all runs under `logs`, by name."""
     return sorted(path.parent for path in logs.glob(f"{NAME}/*/{INFO}"))
+
+
+def is_sweep_name(name: str) -> bool:
+    """Whether a sweep can have this name: letters and digits, inside it also `.`, `_` and `-`, at most 100 in all."""
+    return _SWEEP_NAME.fullmatch(name) is not None and name != "latest"
+
+
+def sweep_of(info: dict[str, Any]) -> str | None:
+    """The name of the sweep that a run is part of, from the content of `run.yaml`; None if it is of none."""
+    name = info.get(SWEEP)
+    return name if isinstance(name, str) and is_sweep_name(name) else None
 
 
 def start_time(info: dict[str, Any]) -> float | None:

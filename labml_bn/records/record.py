@@ -18,11 +18,13 @@ from labml_bn.cli.errors import UsageError
 from labml_bn.cli.output import report
 from labml_bn.cli.received import UnreadableError, open_to_read, parse_json, read_yaml
 from labml_bn.cli.text import printable
-from labml_bn.records.folder import CONFIGS, ENDS, INFO, LOG, is_running, start_time
+from labml_bn.records import notes
+from labml_bn.records.folder import CONFIGS, ENDS, INFO, LOG, is_running, start_time, sweep_of
 from labml_bn.settings import complete, from_labml, name_of
 
-#: The status of a run. labml records the first three when it ends; without such a record, it is running or was killed.
-COMPLETED, INTERRUPTED, CRASHED, RUNNING, KILLED = "completed", "interrupted", "crashed", "running", "killed"
+#: The status of a run. The first four are recorded when it ends; without such a record, it is running or was killed.
+COMPLETED, INTERRUPTED, DIVERGED, CRASHED = "completed", "interrupted", "diverged", "crashed"
+RUNNING, KILLED = "running", "killed"
 
 #: The percentiles over channels by which a layer's statistics are drawn, as in the paper's Figure 1.
 PERCENTILES = (15, 50, 85)
@@ -64,7 +66,7 @@ class Record:
 
     `started` and `ended` are seconds since 1970; for a run that is running or was killed, `ended` is the time of its
     last metrics. `elapsed` are the seconds of training until then, without pauses. `settings` has every key. `info` and
-    `configs` are labml's `run.yaml` and `configs.yaml`.
+    `configs` are labml's `run.yaml` and `configs.yaml`. `notes` is what the user has written (`notes.py`).
     """
 
     folder: Path
@@ -75,6 +77,17 @@ class Record:
     ended: float
     elapsed: float
     status: str
+    notes: dict[str, Any]
+
+    @property
+    def sweep(self) -> str | None:
+        """The name of the sweep that the run is part of, if any."""
+        return sweep_of(self.info)
+
+    @property
+    def tags(self) -> list[str]:
+        """The tags that the user has given the run."""
+        return list(dict.fromkeys(self.notes.get("tags", [])))
 
     @property
     def uuid(self) -> str:
@@ -83,8 +96,13 @@ class Record:
 
     @property
     def name(self) -> str:
-        """A short name: the normalization, and the settings that differ from the defaults."""
-        return name_of(self.settings)
+        """The name that the user has given the run, or the normalization and the settings that are not defaults."""
+        return self.given_name or name_of(self.settings)
+
+    @property
+    def given_name(self) -> str:
+        """The name that the user has given the run; empty if there is none."""
+        return printable(self.notes.get("name", ""))
 
     def metrics(self, *names: str) -> dict[str, Series]:
         """The run's metrics, or only those with these names, each sorted by step."""
@@ -119,11 +137,11 @@ def read_run(folder: Path) -> Record:
     status = noted.get("status")
     if running:
         status = RUNNING
-    elif status not in (COMPLETED, INTERRUPTED, CRASHED):
+    elif status not in (COMPLETED, INTERRUPTED, DIVERGED, CRASHED):
         status = KILLED
     ended = _number((logged if status in {RUNNING, KILLED} else noted).get("time"), started)
     elapsed = _number(logged.get("elapsed"), max(0.0, ended - started))
-    return Record(folder, info, configs, _settings(configs), started, ended, elapsed, status)
+    return Record(folder, info, configs, _settings(configs), started, ended, elapsed, status, notes.read(folder))
 
 
 def read_runs(folders: Iterable[Path]) -> list[Record]:
@@ -140,8 +158,8 @@ def read_runs(folders: Iterable[Path]) -> list[Record]:
 def names_of(runs: Iterable[Record]) -> dict[Path, str]:
     """For each run's folder its name. If the runs have several seeds, each shows its own, even the default one."""
     runs = list(runs)
-    seeds = {run.settings["seed.seed"] for run in runs}
-    return {run.folder: name_of(run.settings, ["seed.seed"] if len(seeds) > 1 else []) for run in runs}
+    also = ["seed.seed"] if len({run.settings["seed.seed"] for run in runs}) > 1 else []
+    return {run.folder: run.given_name or name_of(run.settings, also) for run in runs}
 
 
 def short_uuids(runs: Iterable[Record], at_least: int = 8) -> dict[Path, str]:

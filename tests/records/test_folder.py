@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -12,10 +13,12 @@ from labml_bn.records.folder import (
     find_run,
     find_runs,
     is_running,
+    is_sweep_name,
     list_checkpoints,
     list_runs,
     locked,
     next_order,
+    sweep_of,
 )
 
 
@@ -220,3 +223,23 @@ def test_several_not_found(logs: Path, tmp_path: Path) -> None:
     for name in ("latest:x", "latest:0", "latest:", "latest:-1"):
         with pytest.raises(UsageError, match=f"^{name}: write latest:N for the N newest runs, N at least 1"):
             find_runs([name], logs)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        *((name, True) for name in ("norm-lr-seed", "a", "7", "2026-11-23_a.b", "x" * 100)),
+        *(
+            (name, False)
+            for name in ("", "latest", "a b", "a=b", "a/b", ".a", "-a", "a-", "x" * 101, "é", "a\n", "a:2")
+        ),
+    ],
+)
+def test_names_of_sweeps(name: str, is_one: bool) -> None:
+    assert is_sweep_name(name) == is_one
+    assert sweep_of({"sweep": name}) == (name if is_one else None)
+
+
+@pytest.mark.parametrize("info", [{}, {"sweep": 5}, {"sweep": ["a"]}])
+def test_a_run_of_no_sweep(info: dict[str, Any]) -> None:
+    assert sweep_of(info) is None

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from labml_bn.records import notes
 from labml_bn.records.folder import is_running
 from labml_bn.records.record import (
     LINE_LIMIT,
@@ -53,6 +54,28 @@ def test_its_metrics_are_the_logged_ones(run: Path) -> None:
     some = read_run(run).metrics("accuracy.test", "loss.valid")
     assert some.keys() == {"accuracy.test", "loss.valid"}
     np.testing.assert_array_equal(some["loss.valid"].values, read["loss.valid"].values)
+
+
+def test_what_the_user_has_written(trained: Path, tmp_path: Path) -> None:
+    run, other = (
+        another(trained, tmp_path, uuid, "08:00:00", **{"seed.seed": seed}) for uuid, seed in (("aa", 1), ("bb", 2))
+    )
+    assert (read_run(run).sweep, read_run(run).tags, read_run(run).notes) == (None, [], {})
+    with (run / "run.yaml").open("a") as info:
+        info.write("sweep: norm-seed\n")
+    notes.write(run, {"name": "the \x1b[2J first", "tags": ["a", "b", "a"], "note": "γ"})
+    record = read_run(run)
+    assert (record.sweep, record.tags, record.notes["note"]) == ("norm-seed", ["a", "b"], "γ")
+    shown = "the \\x1b[2J first"
+    assert record.name == shown
+    assert names_of([record, read_run(other)]) == {run: shown, other: read_run(other).name}
+
+
+@pytest.mark.parametrize("status", ["completed", "interrupted", "diverged", "crashed", "resumed", "well"])
+def test_the_recorded_status(run: Path, status: str) -> None:
+    with (run / "run_log.jsonl").open("a") as ends:
+        ends.write(json.dumps({"status": status, "time": 0}) + "\n")
+    assert read_run(run).status == ("killed" if status in {"resumed", "well"} else status)
 
 
 @pytest.mark.parametrize("end", [b'{"track": {"loss.train": [[64', b'{"track": {}}', b"\xff\xfe\x00"])
@@ -246,7 +269,7 @@ def test_short_uuids(run: Path) -> None:
     record = read_run(run)
 
     def named(uuid: str) -> Record:
-        return Record(Path("logs") / uuid, {}, {}, record.settings, 0, 0, 0, "completed")
+        return Record(Path("logs") / uuid, {}, {}, record.settings, 0, 0, 0, "completed", {})
 
     runs = [named("0123456789aa"), named("0123456789bb"), named("f" * 12)]
     assert list(short_uuids(runs).values()) == ["0123456789a", "0123456789b", "f" * 11]

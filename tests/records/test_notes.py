@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from labml_bn.dashboard import notes
+from labml_bn.records import notes
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
@@ -47,6 +47,8 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
         ("selected_configs", [1], False),
         ("note", None, False),
         ("note", ["norm"], False),
+        ("tags", ["γ", ""], True),
+        ("tags", ["\ud800"], False),
         ("note", "\ud800", False),
         ("uuid", "0", False),
     ],
