@@ -24,7 +24,7 @@ from tests.benchmarks.measuring import ROOT, Options
 from tests.benchmarks.report import Result, as_text, save
 
 #: The parts, in the order in which they are run: each is a module of this package.
-PARTS = ("layer", "step", "options", "epoch", "fast", "tracker", "checkpoint", "startup")
+PARTS = ("layer", "step", "options", "epoch", "fast", "tracker", "checkpoint", "startup", "sweep")
 
 
 def main() -> None:

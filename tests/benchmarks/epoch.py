@@ -100,7 +100,7 @@ def run_ours(images: Images, *arguments: str) -> Timed:
     with tempfile.TemporaryDirectory() as logs:
         settings = [f"train_samples={images.train}", f"valid_samples={images.test}", f"data_path={images.data}"]
         settings += ["epochs=1", f"logs_path={logs}", "device.use_cuda=false"]
-        total, _ = _run("labml_bn.train", *arguments, *settings)
+        total, _ = run_module("labml_bn.train", *arguments, *settings)
         (log,) = Path(logs).glob(f"*/*/{LOG}")
         lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     (accuracy,) = [points for line in lines for _, points in line["track"].get("accuracy.test", [])][-1]
@@ -110,12 +110,12 @@ def run_ours(images: Images, *arguments: str) -> Timed:
 def run_contender(name: str, images: Images, *arguments: str) -> Timed:
     """Run a program in `contenders/`; the last line that it prints is JSON."""
     sizes = ["--data", str(images.data), "--train", str(images.train), "--test", str(images.test)]
-    total, output = _run(f"tests.benchmarks.contenders.{name}", *sizes, *arguments)
+    total, output = run_module(f"tests.benchmarks.contenders.{name}", *sizes, *arguments)
     printed = json.loads(output.splitlines()[-1])
     return Timed(printed["loop_seconds"], total - printed["not_counted_seconds"], printed["accuracy"])
 
 
-def _run(module: str, *arguments: str) -> tuple[float, str]:
+def run_module(module: str, *arguments: str) -> tuple[float, str]:
     """Run `python -m MODULE ARGUMENTS`: the seconds of the whole process, and what it printed."""
     started = time.perf_counter()
     done = subprocess.run(

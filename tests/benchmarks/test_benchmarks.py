@@ -143,7 +143,7 @@ def test_each_file_begins_with_its_command() -> None:
         assert f"`python -m {module}" in docstring.splitlines()[0]
 
 
-@pytest.mark.parametrize("part", ["layer", "step", "tracker", "checkpoint"])
+@pytest.mark.parametrize("part", ["layer", "step", "tracker", "checkpoint", "sweep"])
 def test_a_part_alone(part: str, data_path: Path, work: Path, environment: dict[str, str]) -> None:
     command = [sys.executable, "-m", f"tests.benchmarks.{part}", "--quick", "--data", str(data_path)]
     paths = os.pathsep.join([str(HERE.parents[1]), environment.get("PYTHONPATH", "")])
