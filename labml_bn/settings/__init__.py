@@ -1,7 +1,8 @@
 """The settings of a training run: `keys.py` has all of them. Read it first.
 
-They are written in a YAML file and on the command line. `reading.py` reads them in the same way from both, before
-anything else happens, and `checking.py` says which values are allowed.
+They are written in a YAML file and on the command line, and read in the same way from both, before anything else
+happens: `reading.py` reads one value and one file, `checking.py` says which values are allowed, and `sweeping.py` makes
+one run or several of them.
 """
 
 from labml_bn.settings.checking import check_together
@@ -19,12 +20,14 @@ from labml_bn.settings.keys import (
     short,
     training_images,
 )
-from labml_bn.settings.reading import from_labml, from_record, read
+from labml_bn.settings.reading import from_labml, from_record
+from labml_bn.settings.sweeping import Grid, grid_of, read, read_grid
 
 __all__ = [
     "CHANGEABLE",
     "KEYS",
     "PATHS",
+    "Grid",
     "Range",
     "as_typed",
     "check_together",
@@ -33,9 +36,11 @@ __all__ = [
     "different",
     "from_labml",
     "from_record",
+    "grid_of",
     "name_of",
     "parsed_layers",
     "read",
+    "read_grid",
     "short",
     "training_images",
 ]

@@ -219,8 +219,14 @@ def name_of(settings: Mapping[str, Any], also: Collection[str] = ()) -> str:
     return " ".join(words)
 
 
+#: A text that on the command line would be several values, a range, a list or in quotes.
+_NOT_LITERAL = re.compile(r"\s*['\"\[].*|.*,.*|\s*[+-]?[0-9]+\.\.[+-]?[0-9]+\s*", re.DOTALL)
+
+
 def as_typed(value: Any) -> str:
-    """A value as it is written on the command line: `true`, `0.01`, `[0.8,0.9]`."""
+    """A value as it is written on the command line: `true`, `0.01`, `[0.8,0.9]`; a text in quotes if it needs them."""
+    if isinstance(value, str) and _NOT_LITERAL.fullmatch(value):
+        return "'" + value.replace("'", "''") + "'"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):

@@ -1,8 +1,8 @@
-"""Reading settings: from the command line, from config files, and from labml's record of a run."""
+"""Reading settings: from config files, from labml's record of a run, and from the words of the command line."""
 
 import contextlib
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,38 +10,12 @@ import yaml
 
 from labml_bn.cli.errors import UsageError, reason
 from labml_bn.cli.received import LIMIT, parse_yaml
-from labml_bn.settings.checking import check_together, checked, full_key
+from labml_bn.settings.checking import checked, full_key
 from labml_bn.settings.keys import KEYS, PATHS
 
 #: The config files of this project: beside the package in a repository, inside it if it was installed from a wheel.
 _PACKAGE = Path(__file__).parents[1]
 CONFIGS = next((path for path in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if path.is_dir()), _PACKAGE)
-
-
-def read(arguments: Sequence[str], *, together: bool = True) -> dict[str, Any]:
-    """The settings in `[CONFIG.yaml] [key=value ...]`, all of them checked; keys override the file, later keys earlier.
-
-    CONFIG.yaml is a file, among them labml's record of a run's settings, or the name of one of this project's config
-    files: `no_norm`. A key may be in its short form: `lr`. With `together`, settings and defaults are also checked
-    against each other.
-
-    Raises UsageError, in one line, for a file that cannot be read, an unknown key, and a value that the key does not
-    allow.
-    """
-    result: dict[str, Any] = {}
-    files = [argument for argument in arguments if "=" not in argument]
-    if len(files) > 1:
-        raise UsageError(f"{files[1]!r} cannot follow {files[0]!r}: write one config file, and settings as key=value")
-    for file in files:
-        result |= _from_file(_config_file(file))
-    for argument in arguments:
-        name, equals, word = argument.partition("=")
-        if equals:
-            key = full_key(name)
-            result[key] = checked(key, _from_word(key, word))
-    if together:
-        check_together(result)
-    return result
 
 
 def from_record(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,7 +40,7 @@ def from_labml(configs: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _config_file(name: str) -> Path:
+def config_file(name: str) -> Path:
     """The file that a user means: a path, or else one of this project's config files by its name."""
     packaged = CONFIGS / f"{_config_name(name)}.yaml"
     is_name = Path(name).name == name and Path(name).suffix == ""
@@ -89,7 +63,11 @@ def _hint(path: Path) -> str:
     return f" (settings are written key=value; configs: {', '.join(names)})"
 
 
-def _from_file(path: Path) -> dict[str, Any]:
+def from_file(path: Path, apart: str) -> tuple[dict[str, Any], Any]:
+    """The settings in a config file, all of them checked, and the content of its entry `apart`, None if it has none.
+
+    Raises UsageError.
+    """
     try:
         if path.is_fifo() and path.parts[:2] not in {("/", "dev"), ("/", "proc")}:  # as those of `<(command)` are
             raise UsageError(f"{path} is a named pipe, not a config file")
@@ -108,14 +86,15 @@ def _from_file(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError) as error:
         raise UsageError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if content is None:
-        return {}
+        return {}, None
     if not isinstance(content, dict):
         raise UsageError(f"{path}: expected lines of the form `key: value`")
     try:
         if _is_labmls(content):
             # The record may be someone else's: it does not choose where anything is stored.
-            return {key: value for key, value in from_labml(content).items() if key not in PATHS}
-        return {full_key(key): checked(full_key(key), value) for key, value in _flat(content)}
+            return {key: value for key, value in from_labml(content).items() if key not in PATHS}, None
+        rest = content.pop(apart, None)
+        return {full_key(key): checked(full_key(key), value) for key, value in flat(content)}, rest
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
 
@@ -125,18 +104,18 @@ def _is_labmls(content: Mapping[Any, Any]) -> bool:
     return all(isinstance(entry, dict) and {"value", "computed"} <= entry.keys() for entry in content.values())
 
 
-def _flat(content: Mapping[Any, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def flat(content: Mapping[Any, Any], prefix: str = "") -> list[tuple[str, Any]]:
     """Nested keys as dotted ones."""
     pairs = []
     for key, value in content.items():
         if isinstance(value, dict):
-            pairs += _flat(value, f"{prefix}{key}.")
+            pairs += flat(value, f"{prefix}{key}.")
         else:
             pairs.append((f"{prefix}{key}", value))
     return pairs
 
 
-def _from_word(key: str, word: str) -> Any:
+def from_word(key: str, word: str) -> Any:
     """A value from the command line: strings as they are, numbers as Python reads them, the rest as YAML."""
     kind = KEYS[key].type
     if kind is str or word == "":

@@ -47,7 +47,7 @@ def test_batch_norm_yaml_has_the_defaults() -> None:
     assert different(read([str(CONFIGS / "batch_norm.yaml")])) == {}
 
 
-@pytest.mark.parametrize("word", ["my #1 dir", "2026", "no", "2026-13-01", "~", "a: b", "[x", "null"])
+@pytest.mark.parametrize("word", ["my #1 dir", "2026", "no", "2026-13-01", "~", "a: b", "x]", "it's", "null"])
 def test_strings_are_taken_literally(word: str) -> None:
     assert read([f"data_path={word}"]) == {"data_path": word}
 
