@@ -48,6 +48,12 @@ class Grid:
         for values in itertools.product(*self.swept.values()):
             yield {**self.settings, **dict(zip(self.swept, values, strict=True))}
 
+    def one(self) -> dict[str, Any]:
+        """The settings, if these are those of one run. Raises UsageError if they are those of several."""
+        for key, values in self.swept.items():
+            raise UsageError(f"{key} has several values ({len(values)}), and this is one run: write one value")
+        return self.settings
+
     def check(self) -> None:
         """Raise UsageError for too many runs, or for settings that are not allowed together, naming the combination."""
         if len(self) > MOST_RUNS:
@@ -78,12 +84,10 @@ def read(arguments: Sequence[str], *, together: bool = True) -> dict[str, Any]:
     With `together`, settings and defaults are also checked against each other.
     """
     grid = read_grid(arguments)
-    if grid.swept:
-        key = next(iter(grid.swept))
-        raise UsageError(f"{key} has {len(grid.swept[key])} values, and this is one run: write one value")
+    settings = grid.one()
     if together:
         grid.check()
-    return grid.settings
+    return settings
 
 
 def read_grid(arguments: Sequence[str]) -> Grid:

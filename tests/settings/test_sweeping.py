@@ -176,5 +176,5 @@ def test_as_many_as_are_allowed() -> None:
 
 
 def test_one_run_only() -> None:
-    with pytest.raises(UsageError, match=r"^seed.seed has 2 values, and this is one run: write one value$"):
+    with pytest.raises(UsageError, match=r"^seed.seed has several values \(2\), and this is one run: write one value$"):
         read(["seed=1..2"])
