@@ -21,7 +21,7 @@ NORMS: dict[str, tuple[Callable[..., nn.Module], Callable[..., nn.Module]]] = {
 #: 5 × 5, without padding, ("P", 0, 2, 2) max pooling of 2 × 2, ("N", 500, 0, 0) a linear layer of 500 units.
 Layer = tuple[str, int, int, int]
 
-#: The layers of `ConvNet` by default. `settings.py` has a notation for them.
+#: The layers of `ConvNet` by default. `settings/keys.py` has a notation for them.
 LAYERS: tuple[Layer, ...] = (
     ("C", 20, 5, 1),
     ("P", 0, 2, 2),

@@ -8,6 +8,8 @@
     python -m labml_bn.train --resume latest                    resume a run that was interrupted or killed
     python -m labml_bn.train --resume RUN epochs=20             resume a finished run, for more epochs
     python -m labml_bn.train --like RUN seed=6                  a new run with the settings of another, but this seed
+    python -m labml_bn.train norm=batch_norm,none seed=1..5     a sweep: all ten runs, several at a time
+    python -m labml_bn.train --resume norm-seed                 what is missing of a sweep
     python -m labml_bn.train --list                             every key, its type, default, options and meaning
 
 The first run downloads the data set to ./data. Each run is a new folder in ./logs. A run that was interrupted by
@@ -17,8 +19,16 @@ interruption.
 
 import os
 import shlex
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from labml_bn.cli.command import Parser, run_command
+from labml_bn.cli.errors import UsageError, UserError
+
+if TYPE_CHECKING:
+    from labml_bn.training.run import Finished
+    from labml_bn.training.sweeps.sweep import Outcome
 
 # torch and labml take a second or two to import: --help does not wait for them, and Ctrl-C while they are imported is
 # handled by `run_command`. So they are imported when they are first needed.
@@ -29,8 +39,18 @@ def main() -> None:
     parser = Parser("labml_bn.train", __doc__, hint="settings are written key=value; ")
     parser.add_argument("settings", nargs="*", metavar="[CONFIG.yaml] key=value", help="a config file, and single keys")
     earlier = parser.add_mutually_exclusive_group()
-    earlier.add_argument("--resume", metavar="RUN", help="a run's folder, its uuid or the beginning of it, or `latest`")
+    earlier.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="a run's folder, its uuid or the beginning of it, or `latest`; or a sweep's name",
+    )
     earlier.add_argument("--like", metavar="RUN", help="train a new run with the settings of this one")
+    parser.add_argument("--name", metavar="NAME", help="a name for the run, or for the sweep")
+    parser.add_argument("--tag", metavar="TAG", action="append", default=[], help="a tag for each run; can be repeated")
+    parser.add_argument("--note", metavar="TEXT", help="a note for each run")
+    parser.add_argument("--sweep", metavar="NAME", help="the sweep that the runs, or the run, are part of")
+    parser.add_argument("--jobs", type=int, metavar="N", help="how many runs of a sweep to train at the same time")
+    parser.add_argument("--dry-run", action="store_true", help="print a command for each run of a sweep, and exit")
     parser.add_argument("--list", action="store_true", help="print every key and exit")
     arguments = parser.parse_intermixed_args()
 
@@ -39,17 +59,65 @@ def main() -> None:
     if arguments.list:
         print(_list_of_keys())
         return
-    given = settings.read(arguments.settings, together=arguments.resume is None and arguments.like is None)
+    grid = settings.read_grid(arguments.settings)
+    written = _written(arguments)
+    if arguments.jobs is not None and arguments.jobs < 1:
+        raise UsageError(f"--jobs {arguments.jobs}: write how many runs to train at the same time, at least 1")
+
+    from labml_bn.training import run
+    from labml_bn.training.sweeps import sweep
+
+    runs = None
+    if arguments.resume is not None and sweep.is_sweep(arguments.resume, grid.settings):
+        runs = sweep.to_resume(arguments.resume, grid.one())
+    else:
+        if arguments.like is not None:
+            grid = settings.Grid(run.settings_of(arguments.like, grid.settings), grid.swept)
+        if arguments.resume is None:
+            grid.check()
+        if grid.swept:
+            name = written.pop("name", None)
+            runs = sweep.to_start(grid, name if arguments.sweep is None else arguments.sweep, written)
+    if arguments.dry_run:
+        if runs is None:
+            raise UsageError("--dry-run prints the commands of a sweep, and this is one run")
+        for command in runs.commands():
+            print(command)
+        return
 
     from labml_bn.cli.output import continue_without_output
-    from labml_bn.cli.text import duration, printable
 
     continue_without_output()  # `train | head` loses the lines, not the run
-    from labml_bn.training import run
+    if runs is not None:
+        _report_sweep(runs.train(arguments.jobs))
+    elif arguments.resume is not None:
+        _report(run.resume(arguments.resume, grid.one()))
+    elif arguments.sweep is not None:
+        _report(sweep.train_one(grid.settings, arguments.sweep, written))
+    else:
+        _report(run.start(grid.settings, written=written))
 
-    if arguments.like is not None:
-        given = run.settings_of(arguments.like, given)
-    finished = run.start(given) if arguments.resume is None else run.resume(arguments.resume, given)
+
+def _written(arguments: Namespace) -> dict[str, Any]:
+    """The first notes of each run. Raises UsageError if a run that is resumed would get them, or none can have them."""
+    from labml_bn.records.notes import is_valid
+
+    written = {"name": arguments.name, "tags": arguments.tag, "note": arguments.note}
+    written = {name: value for name, value in written.items() if value}
+    if arguments.resume is not None and (written or arguments.sweep is not None):
+        raise UsageError(
+            "--name, --tag, --note and --sweep are for new runs, and --resume continues one that has its own"
+        )
+    for name, value in written.items():
+        if not is_valid(name, value):
+            raise UsageError(f"{value!r} is not a text that can be written")
+    return written
+
+
+def _report(finished: "Finished | None") -> None:
+    """Print what a run has reached, and what to do with it."""
+    from labml_bn.cli.text import duration, printable
+
     if finished is None:
         return
     if finished.test is not None:
@@ -57,12 +125,31 @@ def main() -> None:
         print(f"Final accuracy {finished.test.accuracy:.2%} ({correct}) in {duration(finished.elapsed)}")
         if finished.guesses:
             print("This cannot be told from guessing: try another learning rate (lr=...) or optimizer, or more epochs.")
-    folder, logs = os.path.relpath(finished.folder), os.path.relpath(finished.folder.parent.parent)
-    where = "" if logs == "logs" else f" --logs {shlex.quote(logs)}"
+    folder, where = os.path.relpath(finished.folder), _logs_argument(finished.folder.parent.parent)
     print(printable(f"Run: {folder}"))
     print("Look at it:")
     for command in ("evaluate RUN", "predict RUN IMAGE.png", f"compare RUN latest:5{where}", f"dashboard{where}"):
         print(printable(f"  python -m labml_bn.{command.replace('RUN', shlex.quote(folder))}"))
+
+
+def _report_sweep(outcome: "Outcome") -> None:
+    """Print how a sweep ended. Raises UserError if runs have failed."""
+    from labml_bn.cli.text import duration, printable
+
+    runs = f"{outcome.runs} run{'s' * (outcome.runs != 1)}"
+    failed = f", {outcome.failed} failed" if outcome.failed else ""
+    print(f"{runs}{failed}, in {duration(outcome.elapsed)}")
+    print(
+        printable(f"Compare them: python -m labml_bn.compare {outcome.name}{_logs_argument(outcome.logs)}"), flush=True
+    )
+    if outcome.failed:
+        raise UserError(f"{outcome.failed} of {runs} failed")
+
+
+def _logs_argument(folder: Path) -> str:
+    """The argument with which other commands find the folder of the runs, if they need one."""
+    logs = os.path.relpath(folder)
+    return "" if logs == "logs" else f" --logs {shlex.quote(logs)}"
 
 
 def _list_of_keys() -> str:

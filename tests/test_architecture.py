@@ -31,6 +31,7 @@ MAY_IMPORT = {
     },
     "training": {
         *("norm", "models", "data", "settings", "cli", "records.folder", "records.notes", "records.saved"),
+        "records.record",  # what the runs of a sweep have done
         # A run ends by writing its weights, is resumed from its checkpoints, and prints where a dashboard shows it.
         *("trained", "dashboard.address"),
         *("numpy", "torch", "labml", "labml_helpers", "filelock", "tqdm"),

@@ -14,8 +14,6 @@ from labml import experiment, lab
 from labml.internal import util
 from labml.internal.monitor import monitor_singleton
 
-from labml_bn.records.folder import ORDER
-
 
 def silence_monitor() -> None:
     """labml 0.5.3 reports each part that it computes, with colours and carriage returns, even into a file."""
@@ -61,10 +59,13 @@ def keep_run_info(run: Any) -> None:
     run.save_info = lambda: run.pid_path.write_text(str(run.pid))
 
 
-def add_order(run: Any, order: float) -> None:
-    """labml 0.5.3 writes to `run.yaml` when a run started, by a clock that may have gone back; this adds its order."""
+def add_to_info(run: Any, entries: dict[str, Any]) -> None:
+    """labml 0.5.3 writes only its own entries to `run.yaml`; this adds others.
+
+    They are the order of the run, because its start time is by a clock that may have gone back, and its sweep.
+    """
     info = run.to_dict
-    run.to_dict = lambda: {**info(), ORDER: order}
+    run.to_dict = lambda: {**info(), **entries}
 
 
 def start_experiment() -> None:

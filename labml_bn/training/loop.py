@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from labml_bn.cli.errors import UserError
 from labml_bn.norm import estimate_population
 from labml_bn.norm.hooks import evaluating
 from labml_bn.training import tracking
@@ -18,10 +17,7 @@ from labml_bn.training.learning_rate import set_learning_rate
 from labml_bn.training.parts import Configs
 from labml_bn.training.schedule import Schedule
 from labml_bn.training.stopping import Stop
-
-
-class DivergedError(UserError):
-    """The loss, a parameter or a running statistic became NaN or infinite."""
+from labml_bn.training.tracking import DivergedError
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """labml's configuration: the network, optimizer, data sets and device of a run, computed from its settings.
 
-The meaning and the default of each setting stand in `settings.py`; labml gets every default from there.
+The meaning and the default of each setting stand in `settings/keys.py`; labml gets every default from there.
 """
 
 import platform

@@ -1,10 +1,11 @@
 """One run, from its settings or its latest checkpoint to its weights."""
 
+import contextlib
 import math
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from labml_bn.dashboard import address
 from labml_bn.models import choose_device
 from labml_bn.norm.kernels.loading import load
 from labml_bn.records.folder import CONFIGS, check_files, find_run, locked
-from labml_bn.settings import PATHS, check_together, complete, default, from_labml
+from labml_bn.settings import PATHS, complete, default, from_labml
 from labml_bn.trained.checkpoints import check_saved
 from labml_bn.trained.data import find_data
 from labml_bn.trained.weights import WEIGHTS, save_weights
@@ -47,16 +48,29 @@ class Finished:
     elapsed: float
 
 
-def start(settings: Mapping[str, Any]) -> Finished:
-    """Train a new run. Raises UserError if it cannot, StoppedError if a signal ends it."""
-    return _train(settings)
+#: What shows the progress of a run: made from its epochs, its images in an epoch, its batch size and the images seen.
+Show = Callable[[int, int, int, int], "contextlib.AbstractContextManager[loop.Watcher]"]
+
+
+def start(
+    settings: Mapping[str, Any],
+    *,
+    sweep: str | None = None,
+    written: Mapping[str, Any] | None = None,
+    show: Show = Console,
+) -> Finished:
+    """Train a new run, as part of the sweep of this name, if any; `written` are its first notes (`records/notes.py`).
+
+    Raises UserError if it cannot, StoppedError if a signal ends it.
+    """
+    return _train(settings, sweep=sweep, written=written, show=show)
 
 
 def settings_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of the run that `name` means, for a new run, overridden by those `given`; prints which run it is.
 
     The data folder is the one that it used, if that has the data set. Raises UsageError or UserError for a run whose
-    settings cannot be read.
+    settings cannot be read. Whether they are allowed together is not checked.
     """
     logs = relative_path(resolve_folder(given.get("logs_path", default("logs_path"))))
     run = find_run(name, Path(logs))
@@ -70,11 +84,10 @@ def settings_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     settings = {**{key: value for key, value in recorded.items() if key not in PATHS}, **given}
     if "data_path" not in given:
         settings["data_path"] = find_data(run, complete({**recorded, **given}))
-    check_together(settings)
     return settings
 
 
-def resume(name: str, given: dict[str, Any]) -> Finished | None:
+def resume(name: str, given: dict[str, Any], *, show: Show = Console) -> Finished | None:
     """Resume the run that `name` means, with the settings `given`. Returns None if it was already finished.
 
     `latest` is the newest with something left to do, if there is one.
@@ -99,10 +112,18 @@ def resume(name: str, given: dict[str, Any]) -> Finished | None:
         if found.state["progress"]["epoch"] == settings["epochs"] and (run / WEIGHTS).is_file():
             print(printable(f"{relative_path(run)} had already completed its epochs (epochs=N trains up to N)"))
             return None
-        return _train(settings, run, found.state)
+        return _train(settings, run, found.state, show=show)
 
 
-def _train(settings: Mapping[str, Any], run: Path | None = None, state: dict[str, Any] | None = None) -> Finished:
+def _train(
+    settings: Mapping[str, Any],
+    run: Path | None = None,
+    state: dict[str, Any] | None = None,
+    *,
+    sweep: str | None = None,
+    written: Mapping[str, Any] | None = None,
+    show: Show,
+) -> Finished:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not deterministic
     as_before = checkpoint.set_threads(state, run)
     values = complete(settings)
@@ -120,7 +141,8 @@ def _train(settings: Mapping[str, Any], run: Path | None = None, state: dict[str
         steps = loop.make_schedule(c).steps
         place = f"epoch {progress.epoch + 1} of {c.epochs}, at step {progress.step + 1} of {steps}"
         print(f"Resuming in {place}{as_before}", flush=True)
-    with tracking.recording(Position(**state["log"]) if state else None) as folder:
+    position = Position(**state["log"]) if state else None
+    with tracking.recording(position, sweep, written) as folder:
         dashboard = address.find(folder.parent.parent)
         if dashboard is not None:
             # Whoever reads the token can use the dashboard, and output that is redirected often has other readers.
@@ -133,16 +155,16 @@ def _train(settings: Mapping[str, Any], run: Path | None = None, state: dict[str
                 # killed early. The weights of a finished run that is resumed are no longer its last ones.
                 if checkpoints.save(progress, None) and progress.epoch < c.epochs:
                     (folder / WEIGHTS).unlink(missing_ok=True)
-                with Console(c.epochs, len(c.train_set), c.train_batch_size, progress.seen) as console:
-                    test = loop.train(c, console, progress, checkpoints.save, stop)
+                with show(c.epochs, len(c.train_set), c.train_batch_size, progress.seen) as watcher:
+                    test = loop.train(c, watcher, progress, checkpoints.save, stop)
                 if test is None:  # it was interrupted after its last epoch
                     test = loop.evaluate(c.model, c.test_set.batches(c.valid_batch_size))
                 save_weights(folder / WEIGHTS, c.model, complete(settings))
         except KeyboardInterrupt as interrupt:
             command = f"python -m labml_bn.train --resume {shlex.quote(os.path.relpath(folder))}"
             raise StoppedError(f"resume with: {command}", exit_status(interrupt)) from None
-        except loop.DivergedError as error:
-            raise UserError(
+        except tracking.DivergedError as error:
+            raise tracking.DivergedError(
                 f"{error}. {checkpoints.last_good()}; a new run may do better with a lower optimizer.learning_rate"
             ) from error
         guesses = test is not None and is_guessing(test.accuracy, c.test_set.labels)

@@ -35,9 +35,11 @@ from labml_bn.cli.errors import StoppedError, UserError, reason
 from labml_bn.cli.files import delete_leftovers, relative_path, resolve_folder
 from labml_bn.cli.output import report
 from labml_bn.cli.received import open_to_append
-from labml_bn.records.folder import CHECKPOINTS, ENDS, LOG, NAME, RESUMED, locked, next_order
+from labml_bn.records import notes
+from labml_bn.records.folder import CHECKPOINTS, ENDS, LOG, NAME, ORDER, RESUMED, SWEEP, locked, next_order
+from labml_bn.records.record import COMPLETED, CRASHED, DIVERGED, INTERRUPTED
 from labml_bn.settings import as_typed, default, different
-from labml_bn.training.labml_patches import add_order, create_experiment, keep_run_info, quiet, start_experiment
+from labml_bn.training.labml_patches import add_to_info, create_experiment, keep_run_info, quiet, start_experiment
 from labml_bn.training.log import Log, Position
 from labml_bn.training.parts import Configs
 
@@ -53,8 +55,8 @@ def prepare(settings: Mapping[str, Any], run: Path | None = None) -> Configs:
     another folder than the logs.
     """
     logs_path = run.parent.parent if run else resolve_folder(settings.get("logs_path", default("logs_path")))
-    if run is None and (logs_path / NAME).is_symlink():  # in logs that someone else has made, it could lead anywhere
-        raise UserError(f"{logs_path / NAME} is a symbolic link, in which no run is started: choose another logs_path")
+    if run is None:
+        check_logs(logs_path)
     c = Configs()
     with quiet():
         lab.configure({"experiments_path": str(logs_path)})
@@ -72,14 +74,27 @@ def prepare(settings: Mapping[str, Any], run: Path | None = None) -> Configs:
     return c
 
 
+def check_logs(logs_path: Path) -> None:
+    """Raise UserError if new runs would be in another folder than the logs, which someone else may have made."""
+    if (logs_path / NAME).is_symlink():
+        raise UserError(f"{logs_path / NAME} is a symbolic link, in which no run is started: choose another logs_path")
+
+
 class NotBegunError(UserError):
     """A new run could not begin. Nothing of it is kept."""
 
 
+class DivergedError(UserError):
+    """The loss, a parameter or a running statistic became NaN or infinite."""
+
+
 @contextlib.contextmanager
-def recording(position: Position | None = None) -> Iterator[Path]:
+def recording(
+    position: Position | None = None, sweep: str | None = None, written: Mapping[str, Any] | None = None
+) -> Iterator[Path]:
     """Record the prepared experiment while the block runs. Gives the run's folder.
 
+    A new run is part of the sweep of this name, if any, and `written` are its first notes (`records/notes.py`).
     A new run's lock is held for the same time, which tells others that it is running; that of a resumed one is held by
     the caller. A resumed run continues from `position`: later log entries are discarded. Raises UserError if the run
     cannot be written. If the block raises NotBegunError, the run's folder is deleted.
@@ -93,9 +108,11 @@ def recording(position: Position | None = None) -> Iterator[Path]:
             else:
                 stack.enter_context(locked(run.run_path))
                 order = next_order(run.to_dict(), run.run_path.parents[1])
-                if order is not None:
-                    add_order(run, order)
+                entries = {ORDER: order, SWEEP: sweep}
+                add_to_info(run, {name: value for name, value in entries.items() if value is not None})
             start_experiment()
+            if written:
+                notes.write(run.run_path, written)
             _log.open(run.run_path / LOG, position or Position())
             stack.callback(_log.close)
         except OSError as error:
@@ -111,13 +128,16 @@ def recording(position: Position | None = None) -> Iterator[Path]:
             shutil.rmtree(run.run_path, ignore_errors=True)
             raise
         except (KeyboardInterrupt, StoppedError):
-            _finish("interrupted")
+            _finish(INTERRUPTED)
+            raise
+        except DivergedError as error:
+            _finish(DIVERGED, str(error))
             raise
         except BaseException as error:
-            _finish("crashed", str(error))
+            _finish(CRASHED, str(error))
             raise
         else:
-            _finish("completed")
+            _finish(COMPLETED)
 
 
 def _resume(run: Any) -> None:
@@ -135,7 +155,7 @@ def _finish(status: str, details: str | None = None) -> None:
         experiment_singleton().finish(status, details)
     except OSError as error:
         message = f"cannot write the end of the log to {_log.path}: {reason(error)}"
-        if status == "completed":
+        if status == COMPLETED:
             raise UserError(message) from error
         report(f"warning: {message}")
 

@@ -279,7 +279,7 @@ def test_a_non_finite_loss(run: Path, train: Run, parameter: str, first: str) ->
         f"error: epoch 4, step 1: the loss is nan: non-finite values; first in {first}. The last good checkpoint is ",
     )
     assert str(newest) in done.stderr
-    assert read_run(run).status == "crashed"
+    assert read_run(run).status == "diverged"
     assert max(step for step, _ in metrics(run)["loss.train"]) == 3000
     assert "Traceback" in train("--resume", "latest", "epochs=4", "--traceback").stderr
 

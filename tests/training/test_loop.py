@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from labml_bn.data.mnist import ImageSet
 from labml_bn.models import ConvNet
 from labml_bn.training import loop, tracking
-from labml_bn.training.loop import DivergedError, Evaluation, evaluate, train
+from labml_bn.training.loop import Evaluation, evaluate, train
+from labml_bn.training.tracking import DivergedError
 from tests.conftest import metrics
 
 

@@ -1,4 +1,4 @@
-"""labml's configuration has every setting, with the default of `settings.py`, and computes the parts of a run."""
+"""labml's configuration has every setting, with the default of `settings/keys.py`, and computes the parts of a run."""
 
 from pathlib import Path
 
