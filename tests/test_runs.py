@@ -149,6 +149,20 @@ def test_names_tags_and_notes(logs: Path, command: Run) -> None:
     assert newest[6:] == ["γ 2", read_run(logs / "batch_norm" / "bbbb0000").name]
 
 
+def test_characters_that_the_encoding_lacks(logs: Path, work: Path, environment: dict[str, str]) -> None:
+    notes.write(logs / "batch_norm" / "bbbb0000", {"name": "γ is 1"})
+    ascii_only = {**environment, "PYTHONIOENCODING": "ascii"}
+    for arguments, expected in (
+        (["--limit", "1"], "\\u03b3 is 1"),
+        (["--csv"], "\\u03b3 is 1"),
+        (["--json"], "u03b3 is 1"),
+    ):
+        command = [sys.executable, "-m", "labml_bn.runs", *arguments]
+        done = subprocess.run(command, cwd=work, env=ascii_only, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert expected in done.stdout
+
+
 def test_a_folder_that_cannot_be_written_to(logs: Path, command: Run) -> None:
     (logs / "batch_norm" / "bbbb0000" / "notes.json").mkdir()
     done = command("runs", "--tag", "bbbb", "good")

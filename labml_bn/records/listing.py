@@ -15,6 +15,9 @@ from labml_bn.settings import KEYS, as_typed, short
 #: Settings that do not tell runs apart: the number of epochs is beside those done, folders are not results.
 _NOT_SHOWN = {"epochs", "data_path", "logs_path"}
 
+#: The longest text that is shown, in characters: a note may have many pages.
+_LONGEST = 500
+
 #: These are columns if any run has one.
 _OPTIONAL = ("sweep", "tags", "note")
 
@@ -66,7 +69,8 @@ def as_text(column: Column, run: Record) -> str:
         return f"{value:.2%}"
     if kind == "loss":
         return loss(value)
-    return printable(", ".join(value) if column.type is set else as_typed(value))
+    text = printable(", ".join(value) if column.type is set else as_typed(value))
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def html_table(rows: Sequence[Sequence[str]], below: Sequence[str] = ()) -> str:

@@ -39,6 +39,12 @@ def test_what_the_user_has_written_is_a_column_if_any_run_has_it(runs: list[Reco
     assert (first[6:9], second[6:]) == (["norm-lr", "", ""], ["", "x, y", "first\\x1b[2J\\nsecond", "mine"])
 
 
+def test_a_note_of_many_pages(runs: list[Record]) -> None:
+    notes.write(runs[0].folder, {"note": "page " * 10_000})
+    _, (note,) = chosen(read_runs([runs[0].folder]), ["note"])
+    assert note == "page " * 100 + "..."
+
+
 def test_chosen_columns(runs: list[Record]) -> None:
     heading, first, _ = chosen(runs, ["run", "lr", "betas", "channels_last", "accuracy.held_out", "time"])
     assert heading == [
