@@ -1,6 +1,7 @@
 """Batch normalization that can be read, run and watched.
 
-    from labml_bn import BatchNorm
+    from labml_bn import BatchNorm  # the layer
+    from labml_bn import load_runs  # the runs in ./logs, as a table
 
 `python -m labml_bn.train --help` trains a network with it.
 """
@@ -9,13 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from labml_bn.norm import BatchNorm, convert_batch_norm, estimate_population, fold, restore_batch_norm
+    from labml_bn.records.table import load_runs
 
 __version__ = "0.1.0"
-__all__ = ["BatchNorm", "convert_batch_norm", "estimate_population", "fold", "restore_batch_norm"]
+__all__ = ["BatchNorm", "convert_batch_norm", "estimate_population", "fold", "load_runs", "restore_batch_norm"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the layer, and torch with it, on first use: `--help` does not wait for torch."""
+    """Import the layer, and torch with it, on first use: `--help` does not wait for torch. Runs are read without it."""
+    if name == "load_runs":
+        from labml_bn.records import table
+
+        return table.load_runs
     if name in __all__:
         from labml_bn import norm
 

@@ -36,7 +36,7 @@ def main() -> None:
 
     from labml_bn.cli.text import table, terminal_width
     from labml_bn.records import comparison, figures
-    from labml_bn.records.folder import find_runs
+    from labml_bn.records.finding import find_runs
     from labml_bn.records.record import read_runs
 
     runs = read_runs(find_runs(arguments.runs, arguments.logs))

@@ -18,13 +18,13 @@ MODULES = {
 
 #: What each room may import, besides itself and the standard library. A name with a dot is a single module of a room.
 MAY_IMPORT = {
-    "labml_bn": {"norm"},
+    "labml_bn": {"norm", "records"},
     "cli": {"yaml"},
     "settings": {"cli", "yaml"},
     "norm": {"torch"},
     "models": {"norm", "torch"},
     "data": {"cli", "numpy", "torch", "PIL", "filelock", "tqdm"},
-    "records": {"cli", "settings", "numpy", "matplotlib", "scipy", "filelock"},
+    "records": {"cli", "settings", "numpy", "matplotlib", "scipy", "pandas", "filelock"},
     "trained": {
         *("norm", "models", "data", "settings", "cli", "records.folder", "records.saved"),
         *("numpy", "torch", "matplotlib", "safetensors", "onnxruntime", "onnxscript"),

@@ -1,6 +1,7 @@
 """The form of every command: its arguments, its exit status, and one line for what went wrong."""
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -56,6 +57,8 @@ def run_command(main: Callable[[], None]) -> NoReturn:
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: PTH123, SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: PTH123, SIM115
     continue_without_errors()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name may have characters that the terminal's encoding lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
         sys.stdout.flush()

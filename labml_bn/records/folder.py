@@ -1,11 +1,14 @@
-"""Finding a run by its folder, its uuid or the beginning of it, or `latest`; what is in its folder; and its lock."""
+"""Finding a run by its folder, its uuid or the beginning of it, or `latest`; what is in its folder; and its lock.
+
+`finding.py` finds several: those of a sweep, or those that a pattern chooses.
+"""
 
 import contextlib
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -50,7 +53,9 @@ CHECKPOINT = re.compile(r"[0-9]{12}\.pt")
 #: The entry in `configs.yaml` with the folder of the data sets, relative to the run's.
 DATA_FOLDER = "data_folder"
 
-_LATEST = re.compile(r"latest:(.*)")
+#: What means the N newest runs.
+LATEST = re.compile(r"latest:(.*)")
+
 _SWEEP_NAME = re.compile("[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 
 
@@ -58,10 +63,8 @@ def find_run(name: str, logs: Path, check: Callable[[Path], object] = lambda run
     """The folder of the run that `name` means; `latest` is the newest for which `check` does not raise UserError.
 
     If newer ones were passed over, a line on standard error says so, with the reason. Raises UserError if there is no
-    such run, or more than one, UsageError for `latest:N`.
+    such run, or more than one, UsageError for what means several: `latest:N`, a sweep, a pattern.
     """
-    if _LATEST.fullmatch(name):
-        raise UsageError(f"{name} means several runs, and this command takes one: write latest, a uuid or a folder")
     folder = Path(name)
     try:
         if (folder / INFO).is_file():
@@ -69,16 +72,24 @@ def find_run(name: str, logs: Path, check: Callable[[Path], object] = lambda run
         is_other = folder.exists()
     except OSError:  # not a possible file name
         is_other = False
-    if is_other and name != "latest":
-        raise UserError(f"{name} is not the folder of a run: it has no {INFO}")
     runs = run_folders(logs)
+    is_name = any(run.name == name for run in runs)
+    sweeps = {} if name == "latest" or is_name else list_sweeps(logs)
+    means_several = LATEST.fullmatch(name) or name in sweeps or (is_pattern(name) and not is_other and not is_name)
+    if is_other and name != "latest" and not means_several and not is_name:
+        raise UserError(f"{name} is not the folder of a run: it has no {INFO}")
     if not runs:
         raise UserError(f"there are no runs in {logs} (python -m labml_bn.train makes one)")
     if name == "latest":
         return _find_latest(logs, check)
-    found = [run for run in runs if run.name.startswith(name)]
+    if means_several:
+        what = "is a sweep of" if name in sweeps else "means"
+        raise UsageError(f"{name} {what} several runs, and this command takes one: write latest, a uuid or a folder")
+    found = [run for run in runs if run.name == name] or [run for run in runs if run.name.startswith(name)]
     if not found:
-        raise UserError(f"no run in {logs} begins with {name!r}; the latest is {list_runs(logs)[0].name}")
+        names = ", ".join([*list(sweeps)[-5:], *(["..."] if len(sweeps) > 5 else [])])
+        others = f"; sweeps: {names}" if sweeps else ""
+        raise UserError(f"no run in {logs} begins with {name!r}; the latest is {list_runs(logs)[0].name}{others}")
     if len(found) > 1:
         names = ", ".join([*(run.name for run in found[:5]), *(["..."] if len(found) > 5 else [])])
         raise UserError(f"{name!r} is the beginning of {len(found)} runs: {names}")
@@ -99,22 +110,6 @@ def _find_latest(logs: Path, check: Callable[[Path], object]) -> Path:
             report(message)
         return run
     raise UserError(f"no run in {logs} can be used; the newest: {passed_over[0]}")
-
-
-def find_runs(names: Sequence[str], logs: Path) -> list[Path]:
-    """The folders of the runs that `names` mean, without duplicates; `latest:N` are the N newest, the newest last.
-
-    Raises UserError as `find_run` does, UsageError for an N that is not a number from 1 on.
-    """
-    found: dict[Path, Path] = {}
-    for name in names:
-        several = _LATEST.fullmatch(name)
-        if several and not re.fullmatch("0*[1-9][0-9]{0,8}", several[1]):
-            raise UsageError(f"{name}: write latest:N for the N newest runs, N at least 1")
-        runs = list_runs(logs)[: int(several[1])][::-1] if several else []
-        for run in runs or [find_run("latest" if several else name, logs)]:
-            found.setdefault(run.resolve(), run)
-    return list(found.values())
 
 
 def list_checkpoints(run: Path) -> list[Path]:
@@ -241,6 +236,22 @@ def sweep_of(info: dict[str, Any]) -> str | None:
     """The name of the sweep that a run is part of, from the content of `run.yaml`; None if it is of none."""
     name = info.get(SWEEP)
     return name if isinstance(name, str) and is_sweep_name(name) else None
+
+
+def list_sweeps(logs: Path) -> dict[str, list[Path]]:
+    """The sweeps under `logs` by their names, each with the folders of its runs, oldest first. The newest is last."""
+    sweeps: dict[str, list[Path]] = {}
+    for run in reversed(list_runs(logs)):
+        with contextlib.suppress(UnreadableError):
+            name = sweep_of(read_yaml(run / INFO))
+            if name is not None:
+                sweeps.setdefault(name, []).append(run)
+    return sweeps
+
+
+def is_pattern(name: str) -> bool:
+    """Whether what a user writes for runs is an expression, such as `norm=none` (`query.py`)."""
+    return re.search("[=<>]", name) is not None
 
 
 def start_time(info: dict[str, Any]) -> float | None:

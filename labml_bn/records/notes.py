@@ -5,11 +5,12 @@ JSON file, and shown by all that show runs.
 """
 
 import json
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labml_bn.cli.errors import UserError
+from labml_bn.cli.errors import UsageError, UserError
 from labml_bn.cli.files import replacing
 from labml_bn.cli.received import read_json
 
@@ -19,6 +20,11 @@ FILE = "notes.json"
 #: The entries that are texts, and those that are lists of texts. Except `tags`, the names are those of labml's app.
 TEXTS = ("name", "comment", "note")
 LISTS = ("tags", "favourite_configs", "selected_configs")
+
+#: So many tags can a run have, and so many characters a tag and a name.
+MOST_TAGS = 50
+LONGEST_TAG = 100
+LONGEST_NAME = 200
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -42,6 +48,45 @@ def is_valid(name: str, value: Any) -> bool:
     if name in LISTS:
         return isinstance(value, list) and all(map(_is_text, value))
     return name in TEXTS and _is_text(value)
+
+
+def changed(entries: Mapping[str, Any], what: str, text: str) -> dict[str, Any]:
+    """The new entry if `what` is done to the entries of a run: `name`, `note`, `tag` or `untag`.
+
+    Raises UsageError for a text that the entry cannot have.
+    """
+    tags = entries.get("tags", [])
+    if what == "tag":
+        return {"tags": tagged(tags, [text])}
+    if what == "untag":
+        return {"tags": [tag for tag in tags if tag != text]}
+    if what == "name":
+        check_name(text)
+    if not is_valid(what, text):
+        raise UsageError(f"{reprlib.repr(text)} cannot be a {what}: it is not valid UTF-8")
+    return {what: text}
+
+
+def is_tag(text: str) -> bool:
+    """Whether this can be a tag: printable characters, not only spaces, without a comma, which separates tags."""
+    return text.isprintable() and text == text.strip() != "" and "," not in text and len(text) <= LONGEST_TAG
+
+
+def tagged(tags: Sequence[str], more: Sequence[str]) -> list[str]:
+    """The tags and some more, each once. Raises UsageError for what cannot be a tag, and if there are too many."""
+    for tag in more:
+        if not is_tag(tag):
+            raise UsageError(f"{reprlib.repr(tag)} cannot be a tag: write 1 to {LONGEST_TAG} characters, no comma")
+    result = list(dict.fromkeys([*tags, *more]))
+    if len(result) > MOST_TAGS:
+        raise UsageError(f"{len(result)} tags are too many: a run has at most {MOST_TAGS}")
+    return result
+
+
+def check_name(name: str) -> None:
+    """Raise UsageError unless this can be the name of a run; the empty one is that of none."""
+    if not name.isprintable() or len(name) > LONGEST_NAME:
+        raise UsageError(f"{reprlib.repr(name)} cannot be a name: write at most {LONGEST_NAME} printable characters")
 
 
 def _is_text(value: Any) -> bool:

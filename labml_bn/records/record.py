@@ -86,8 +86,8 @@ class Record:
 
     @property
     def tags(self) -> list[str]:
-        """The tags that the user has given the run."""
-        return list(dict.fromkeys(self.notes.get("tags", [])))
+        """The tags that the user has given the run, each once; what cannot be a tag is left out."""
+        return list(dict.fromkeys(filter(notes.is_tag, self.notes.get("tags", []))))[: notes.MOST_TAGS]
 
     @property
     def uuid(self) -> str:
@@ -102,7 +102,7 @@ class Record:
     @property
     def given_name(self) -> str:
         """The name that the user has given the run; empty if there is none."""
-        return printable(self.notes.get("name", ""))
+        return printable(self.notes.get("name", "")[: notes.LONGEST_NAME])
 
     def metrics(self, *names: str) -> dict[str, Series]:
         """The run's metrics, or only those with these names, each sorted by step."""

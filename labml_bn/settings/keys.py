@@ -191,6 +191,11 @@ def training_images(train_samples: int, held_out: int) -> int:
     return min(train_samples, 60_000 - held_out)
 
 
+def key_of(name: str) -> str | None:
+    """The key that is written as `name`, in its full or its short form; None if there is none."""
+    return FORMS.get(name.lower())
+
+
 def default(key: str) -> Any:
     """The default of a key of `KEYS`."""
     return KEYS[key].default

@@ -11,11 +11,11 @@ from labml_bn.cli.errors import UsageError, UserError
 from labml_bn.records.folder import (
     check_files,
     find_run,
-    find_runs,
     is_running,
     is_sweep_name,
     list_checkpoints,
     list_runs,
+    list_sweeps,
     locked,
     next_order,
     sweep_of,
@@ -129,6 +129,41 @@ def test_several_where_one_is_needed(logs: Path, name: str) -> None:
         find_run(name, logs)
 
 
+def in_sweep(logs: Path, name: str, *uuids: str) -> None:
+    for uuid in uuids:
+        with (logs / "batch_norm" / uuid / "run.yaml").open("a") as info:
+            info.write(f"sweep: {name}\n")
+
+
+def test_a_sweep_where_one_is_needed(logs: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its exact name, which goes before the beginning of a uuid and a folder that is no run."""
+    in_sweep(logs, "b", "aa22", "aa11")
+    work.joinpath("b").mkdir()
+    monkeypatch.chdir(work)
+    with pytest.raises(UsageError, match=r"^b is a sweep of several runs, and this command takes one: write latest"):
+        find_run("b", logs)
+    assert find_run("bb", logs).name == "bb"
+    for pattern in ("norm=none", "lr<1", "accuracy.test>0.9"):
+        with pytest.raises(UsageError, match=f"^{pattern} means several runs"):
+            find_run(pattern, logs)
+
+
+def test_the_folder_of_a_run_is_no_pattern(logs: Path) -> None:
+    run = (logs / "batch_norm" / "bb").rename(logs / "batch_norm" / "a=b")
+    assert find_run("a=b", logs) == run
+    assert find_run(str(run), logs) == run
+
+
+def test_sweeps(logs: Path, tmp_path: Path) -> None:
+    assert list_sweeps(logs) == list_sweeps(tmp_path / "none") == {}
+    in_sweep(logs, "second", "aa22")
+    in_sweep(logs, "first", "bb", "aa11")
+    found = {name: [run.name for run in runs] for name, runs in list_sweeps(logs).items()}
+    assert found == {"first": ["aa11", "bb"], "second": ["aa22"]}
+    with pytest.raises(UserError, match=r"^no run in .* begins with 'x'; the latest is aa22; sweeps: first, second$"):
+        find_run("x", logs)
+
+
 def test_list_checkpoints(tmp_path: Path) -> None:
     assert list_checkpoints(tmp_path) == []
     (tmp_path / "checkpoints").mkdir()
@@ -202,27 +237,6 @@ def test_not_found(logs: Path, name: str, message: str) -> None:
 def test_no_runs(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there are no runs in"):
         find_run("latest", tmp_path / "logs")
-
-
-@pytest.mark.parametrize(
-    ("names", "found"),
-    [
-        (["latest:2"], ["bb", "aa22"]),
-        (["latest:9"], ["aa11", "bb", "aa22"]),
-        (["bb", "latest", "aa1", "b"], ["bb", "aa22", "aa11"]),
-        (["aa22", "latest:2"], ["aa22", "bb"]),
-    ],
-)
-def test_several(logs: Path, names: list[str], found: list[str]) -> None:
-    assert [run.name for run in find_runs(names, logs)] == found
-
-
-def test_several_not_found(logs: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="there are no runs in"):
-        find_runs(["latest:2"], tmp_path / "none")
-    for name in ("latest:x", "latest:0", "latest:", "latest:-1"):
-        with pytest.raises(UsageError, match=f"^{name}: write latest:N for the N newest runs, N at least 1"):
-            find_runs([name], logs)
 
 
 @pytest.mark.parametrize(

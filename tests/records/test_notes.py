@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from labml_bn.cli.errors import UsageError
 from labml_bn.records import notes
 
 
@@ -55,3 +56,24 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path) -> None:
 )
 def test_what_can_be_written(name: str, value: Any, valid: bool) -> None:
     assert notes.is_valid(name, value) == valid
+
+
+@pytest.mark.parametrize(
+    ("tag", "is_one"),
+    [("good", True), ("γ 2", True), ("x" * 100, True)]
+    + [(tag, False) for tag in ("", " ", " a", "a ", "a,b", "a\nb", "\x1b[2J", "x" * 101, "\ud800")],
+)
+def test_tags(tag: str, is_one: bool) -> None:
+    assert notes.is_tag(tag) == is_one
+    if is_one:
+        assert notes.tagged(["old"], [tag, "old", tag]) == ["old", tag]
+    else:
+        with pytest.raises(UsageError, match="cannot be a tag"):
+            notes.tagged(["old"], [tag])
+
+
+def test_the_number_of_tags() -> None:
+    many = [str(number) for number in range(50)]
+    assert notes.tagged(many[:49], ["49"]) == many
+    with pytest.raises(UsageError, match="51 tags are too many: a run has at most 50"):
+        notes.tagged(many, ["50"])

@@ -66,6 +66,8 @@ def test_what_the_user_has_written(trained: Path, tmp_path: Path) -> None:
     notes.write(run, {"name": "the \x1b[2J first", "tags": ["a", "b", "a"], "note": "γ"})
     record = read_run(run)
     assert (record.sweep, record.tags, record.notes["note"]) == ("norm-seed", ["a", "b"], "γ")
+    notes.write(run, {"tags": ["\x1b[2J", "x" * 101, *map(str, range(10_000))]})
+    assert read_run(run).tags == [str(number) for number in range(50)]
     shown = "the \\x1b[2J first"
     assert record.name == shown
     assert names_of([record, read_run(other)]) == {run: shown, other: read_run(other).name}
