@@ -44,6 +44,7 @@ def test_defaults_are_the_annotated_experiments() -> None:
         "dtype": "float32",
         "precision": "full",
         "compile": False,
+        "track": "metrics",
         "checkpoint_interval": 1.0,
         "keep": 2,
         "optimizer.optimizer": "Adam",
@@ -210,6 +211,7 @@ def test_name(arguments: list[str], name: str) -> None:
         ("augmentation.shift=-1", "augmentation.shift must be 0 to 28, got -1.0"),
         ("augmentation.rotation=nan", "augmentation.rotation must be 0 to 180, got nan"),
         ("augmentation.scale=1", "augmentation.scale must be from 0 to below 1, got 1.0"),
+        ("track=all", "track must be one of metrics, distributions, got 'all'"),
         ("rotate=1", "unknown key 'rotate': did you mean augmentation.rotation?"),
         ("precision=float16", "precision must be one of full, bfloat16, got 'float16'"),
         (
@@ -241,6 +243,20 @@ def test_wrong_arguments(argument: str, message: str, tmp_path: Path, monkeypatc
     assert str(raised.value).startswith(message)
     assert "\n" not in str(raised.value)
     assert len(str(raised.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compile=true"], "track=distributions needs compile=false: compiled code hides the layers' inputs"),
+        (["layers=9999N-2N"], "track=distributions is for at most 10000 channels, layers has 10001"),
+    ],
+)
+def test_distributions_of_what_is_not_seen_or_too_much(arguments: list[str], message: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        read(["track=distributions", *arguments])
+    assert str(raised.value) == message
+    assert read(arguments)
 
 
 @pytest.mark.parametrize("word", ["my #1 dir", "2026", "no", "2026-13-01", "~", "a: b", "[x", "null"])
