@@ -3,11 +3,15 @@
     python -m labml_bn.compare latest:2                 the two newest runs, in compare.png and compare.html
     python -m labml_bn.compare 42fe98 9c01 logs/batch_norm/77a0*
     python -m labml_bn.compare latest:20 --figure curves.svg
+    python -m labml_bn.compare latest --distributions distributions.png
 
 The table shows the settings that differ between the runs, the accuracy on all test images after the last and the best
 epoch, and the time. The figure shows loss and accuracy over the training images seen, and for each batch normalization
 layer its running mean and variance as a band over the channels: the 15th, 50th and 85th percentile. The page is written
 beside the figure, with the ending .html, and is self-contained.
+
+With --distributions, another figure has the distributions of the first run over training: of each layer's statistics
+and, if the run was trained with track=distributions, of its parameters and gradients.
 """
 
 from pathlib import Path
@@ -30,12 +34,20 @@ def main() -> None:
         metavar="FILE",
         help="the figure, ending in .png or .svg (default: compare.png)",
     )
+    parser.add_argument(
+        "--distributions",
+        type=Path,
+        metavar="FILE",
+        help="also draw how each layer's statistics, parameters and gradients change in the first run",
+    )
     parser.add_logs_argument()
     arguments = parser.parse_args()
     check_writable(arguments.figure, (".png", ".svg"))
+    if arguments.distributions is not None:
+        check_writable(arguments.distributions, (".png", ".svg"))
 
     from labml_bn.cli.text import table, terminal_width
-    from labml_bn.records import comparison, figures
+    from labml_bn.records import comparison, distributions, figures
     from labml_bn.records.finding import find_runs
     from labml_bn.records.record import read_runs
 
@@ -44,12 +56,16 @@ def main() -> None:
         raise UserError("there are no runs to compare")
     compared = comparison.Comparison(runs)
     rows, figure = compared.rows(), compared.figure()
+    spread = distributions.figure(runs[0]) if arguments.distributions is not None else None
     print(table(rows, terminal_width()))
     figures.save(figure, arguments.figure)
     page = arguments.figure.with_suffix(".html")
     figures.save_page(rows, figure, page)
     print(f"figure: {arguments.figure}")
     print(f"page: {page}")
+    if spread is not None:
+        figures.save(spread, arguments.distributions)
+        print(f"distributions of {rows[1][0]}: {arguments.distributions}")
 
 
 if __name__ == "__main__":

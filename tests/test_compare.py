@@ -36,6 +36,23 @@ def test_latest_n_and_svg(logs: Path, work: Path, command: Run) -> None:
     assert (work / "curves.html").exists()
 
 
+def test_distributions(logs: Path, work: Path, command: Run) -> None:
+    """Of the first run, which a line names. Nothing is written if it has none."""
+    done = command("compare", "aaaa", "bbbb", "--distributions", "spread.png")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == "distributions of aaaa0000: spread.png"
+    assert matplotlib.image.imread(work / "spread.png").shape[1] == 1000
+    (work / "compare.png").unlink()
+    log = logs / "batch_norm" / "bbbb0000" / "log.jsonl"
+    log.write_text('{"track": {"loss.train": [[1, [1.0]]]}}\n')
+    done = command("compare", "bbbb", "--distributions", "none.png")
+    assert (done.returncode, done.stdout) == (1, "")
+    run = log.parent.relative_to(work)
+    assert done.stderr == f"error: {run} has logged no distributions: train with track=distributions\n"
+    assert not (work / "compare.png").exists()
+    assert not (work / "none.png").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
@@ -45,6 +62,8 @@ def test_latest_n_and_svg(logs: Path, work: Path, command: Run) -> None:
         (["latest:-1"], 2, "error: latest:-1: write latest:N"),
         (["latest", "--figure", "curves.gif"], 2, "must end in .png or .svg"),
         (["latest", "--figure", "nowhere/curves.png"], 2, "the folder nowhere does not exist"),
+        (["latest", "--distributions", "spread.txt"], 2, "must end in .png or .svg"),
+        (["latest", "--distributions", "nowhere/spread.png"], 2, "the folder nowhere does not exist"),
         (["latest", "--logs", "nowhere"], 1, "there are no runs in nowhere"),
     ],
 )

@@ -26,7 +26,7 @@ _STATISTICS = {"running_mean": "running mean", "running_var": "running variance"
 
 
 def default_choice(names: Sequence[str]) -> Choice:
-    """What a chart shows at first: the losses and accuracies."""
+    """What a chart shows at first: the losses and accuracies. A run can have hundreds of other curves."""
     return [SHOWN if _is_result(name) else HIDDEN for name in names]
 
 

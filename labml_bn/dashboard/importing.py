@@ -50,7 +50,7 @@ INTERVAL = 1.0
 _SHARE = 1 / 50
 
 #: Part of every stamp: it changes when runs are imported differently, so that an older database is updated.
-_VERSION = "3"
+_VERSION = "4"
 
 #: The largest number that the page can have: it gets them in float32.
 _LARGEST = float(np.finfo(np.float32).max)
@@ -214,15 +214,16 @@ def _is_wanted(uuid: str, stamp: str, restore: bool) -> bool:
 def _drawable(metrics: dict[str, Series]) -> dict[str, dict[str, list[float]]]:
     """Metrics in the app's form, without values that are NaN or infinite, sorted by name.
 
-    A layer's statistics are drawn as the paper's Figure 1 draws activations, by percentiles over channels.
+    What has several values at each step, such as a layer's statistics, is drawn as the paper's Figure 1 draws
+    activations, by percentiles.
     """
     curves = {}
     for name, series in metrics.items():
-        if name.startswith("bn."):
+        if name.startswith("bn.") or series.values.shape[1] > 1:
             for percentile, values in zip(PERCENTILES, series.percentiles(), strict=True):
                 curves[f"{name}.p{percentile}"] = series.steps, values
         else:
-            curves[name] = series.steps, series.values.mean(axis=1)
+            curves[name] = series.steps, series.values[:, 0]
     drawable = {}
     for name, (steps, values) in sorted(curves.items()):
         finite = np.isfinite(values)

@@ -5,6 +5,7 @@ running statistics of each run have their own row of axes, with the same scale i
 """
 
 import itertools
+import re
 import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -31,6 +32,8 @@ _LOSSES = ("loss.train", "loss.test")
 
 #: Losses and running statistics above it are not drawn.
 _LARGEST = 1e100
+
+_RUNNING = re.compile(r"bn\..+\.running_(mean|var)")
 
 #: So many running statistics are drawn.
 _MOST_COLUMNS = 24
@@ -77,7 +80,7 @@ class Comparison:
 
     def figure(self) -> Figure:
         """Loss and accuracy of all runs, then a row of running statistics for each run that has them."""
-        layers = sorted({name for metrics in self._metrics for name in metrics if name.startswith("bn.")})
+        layers = sorted({name for metrics in self._metrics for name in metrics if _RUNNING.fullmatch(name)})
         drawn = f"the first {_MOST_COLUMNS} of {len(layers)}; " if len(layers) > _MOST_COLUMNS else ""
         layers = layers[:_MOST_COLUMNS]
         normalized = [number for number, metrics in enumerate(self._metrics) if any(name in metrics for name in layers)]

@@ -29,10 +29,11 @@ RUNNING, KILLED = "running", "killed"
 #: The percentiles over channels by which a layer's statistics are drawn, as in the paper's Figure 1.
 PERCENTILES = (15, 50, 85)
 
-#: The largest log that is read, in bytes: that of 4,000 epochs with the default settings.
+#: The largest log that is read, in bytes: that of 4,000 epochs with the default settings, 1,000 with distributions.
 LOG_LIMIT = 1 << 30
 
-#: The longest line of it, the metrics between two validations. With the default settings it has 25,000 bytes.
+#: The longest line of it, the metrics between two validations. With the default settings it has 25,000 bytes,
+#: with distributions 100,000.
 LINE_LIMIT = 1 << 22
 
 #: The largest step that a metric can have, in training images: 16 million epochs.
@@ -41,7 +42,8 @@ MOST_STEPS = 10**12
 #: No time is as late: the year 9990.
 _LATEST = 2.53e11
 
-#: So many metrics of a run are read, and so many numbers: those of 2,600 epochs with the default settings.
+#: So many metrics of a run are read, and so many numbers: those of 2,600 epochs with the default settings,
+#: 700 with distributions.
 MOST_METRICS = 1000
 MOST_NUMBERS = 1 << 25
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from labml_bn.cli.errors import UsageError
-from labml_bn.settings.keys import FORMS, KEYS, NOUNS, Range, default, short, training_images
+from labml_bn.settings.keys import FORMS, KEYS, MOST_CHANNELS, NOUNS, Range, default, parsed_layers, short, training_images
 
 
 def full_key(name: str) -> str:
@@ -82,6 +82,12 @@ def check_together(settings: Mapping[str, Any]) -> None:
         raise UsageError(f"precision={value('precision')} needs dtype=float32, got dtype={value('dtype')}")
     if value("norm") == "none" and value("population_samples") > 0:
         raise UsageError(f"population_samples={value('population_samples')} needs a normalization, got norm=none")
+    if value("track") == "distributions":
+        if value("compile"):
+            raise UsageError("track=distributions needs compile=false: compiled code hides the layers' inputs")
+        channels = sum(width for _, width, _, _ in parsed_layers(value("layers")))
+        if channels > MOST_CHANNELS:
+            raise UsageError(f"track=distributions is for at most {MOST_CHANNELS} channels, layers has {channels}")
     images, batch = training_images(value("train_samples"), value("held_out")), value("train_batch_size")
     if value("norm") != "none" and (batch == 1 or images % batch == 1):
         raise UsageError(

@@ -132,6 +132,12 @@ KEYS: dict[str, Key] = {
         ["full", "bfloat16"],
     ),
     "compile": Key(bool, False, "whether torch.compile compiles the network for the training steps"),
+    "track": Key(
+        str,
+        "metrics",
+        "what each validation logs; distributions: also each layer's batch statistics, parameters and gradients",
+        ["metrics", "distributions"],
+    ),
     "optimizer.optimizer": Key(str, "Adam", "the optimizer", ["Adam", "SGD"]),
     "optimizer.learning_rate": Key(float, 0.001, "the learning rate", _POSITIVE),
     "optimizer.schedule": Key(
@@ -178,12 +184,15 @@ FORMS = {form: key for key in KEYS for form in (key, short(key), key.rpartition(
 #: The folders that a run uses. What someone else has made does not choose them.
 PATHS = ("data_path", "logs_path")
 
+#: With `track=distributions` a network has at most so many channels: with more, a line of the log is too long to read.
+MOST_CHANNELS = 10_000
+
 #: Keys that are not in a run's name, besides those that have their default: they do not change its numbers.
-_NOT_IN_NAMES = {"norm", "checkpoint_interval", "keep", *PATHS}
+_NOT_IN_NAMES = {"norm", "track", "checkpoint_interval", "keep", *PATHS}
 
 #: What may change when a run is resumed: what does not change its numbers, and how long it trains. The rest of
 #: `optimizer.schedule` follows the new number of epochs.
-CHANGEABLE = ("epochs", "device.use_cuda", "device.cuda_device", "checkpoint_interval", "keep", "data_path")
+CHANGEABLE = ("epochs", "device.use_cuda", "device.cuda_device", "track", "checkpoint_interval", "keep", "data_path")
 
 
 def training_images(train_samples: int, held_out: int) -> int:

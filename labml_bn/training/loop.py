@@ -1,5 +1,6 @@
 """The training loop: batches, validations, checkpoints, and an evaluation on all test images after each epoch."""
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from labml_bn.norm import estimate_population
 from labml_bn.norm.hooks import evaluating
-from labml_bn.training import tracking
+from labml_bn.training import distributions, tracking
 from labml_bn.training.forward import make_forward
 from labml_bn.training.learning_rate import set_learning_rate
 from labml_bn.training.parts import Configs
@@ -84,15 +85,18 @@ def train(
         for images, labels in _remaining_batches(c, p):
             set_learning_rate(c.optimizer, p.epoch * schedule.steps + p.step, c.epochs * schedule.steps)
             place = f"epoch {p.epoch + 1}, step {p.step + 1}: "
-            loss, correct = train_step(c.model, c.optimizer, images, labels, place, forward, check_loss)
+            validation_due = schedule.validation_due(p.step + 1)
+            tracked = validation_due and c.track == "distributions"
+            with distributions.observing(c.model) if tracked else contextlib.nullcontext() as statistics:
+                loss, correct = train_step(c.model, c.optimizer, images, labels, place, forward, check_loss)
             p.step += 1
             p.seen += len(labels)
             p.metrics.add(p.seen, len(labels), loss, correct)
             watcher.batch(len(labels))
 
             valid = None
-            if schedule.validation_due(p.step):
-                valid = _validate(c, watcher, p, schedule.share(p.step, len(c.valid_set)))
+            if validation_due:
+                valid = _validate(c, watcher, p, schedule.share(p.step, len(c.valid_set)), statistics)
             interrupt = stop.requested
             epoch_ends = schedule.epoch_ends(p.step)
             save_due = schedule.checkpoint_due(p.epoch, p.step) or interrupt is not None
@@ -157,11 +161,18 @@ def train_step(
     return loss.detach(), (logits.argmax(dim=1) == labels).sum()
 
 
-def _validate(c: Configs, watcher: Watcher, p: Progress, share: range) -> Evaluation | None:
-    """Log the training metrics since the last validation, and evaluate a share of the images, if any."""
+def _validate(
+    c: Configs, watcher: Watcher, p: Progress, share: range, statistics: distributions.Statistics | None
+) -> Evaluation | None:
+    """Log the training metrics since the last validation, and evaluate a share of the images, if any.
+
+    With batch `statistics` of the last step, the distributions of each layer are logged too.
+    """
     _check_losses(c.model, p)
     train_loss, train_accuracy = p.metrics.save()
     tracking.save_running_statistics(p.seen, c.model)
+    if statistics is not None:
+        distributions.save(p.seen, c.model, statistics)
     if not share:
         tracking.flush()
         return None

@@ -90,6 +90,7 @@ class Configs(BaseConfigs):  # type: ignore[misc]
     dtype: str = default("dtype")
     precision: str = default("precision")
     compile: bool = default("compile")
+    track: str = default("track")
     checkpoint_interval: float = default("checkpoint_interval")
     keep: int = default("keep")
     data_path: str = default("data_path")
@@ -112,7 +113,7 @@ class Configs(BaseConfigs):  # type: ignore[misc]
         silence_monitor()
 
 
-meta_config(Configs.checkpoint_interval, Configs.keep, Configs.data_path, Configs.logs_path)
+meta_config(Configs.track, Configs.checkpoint_interval, Configs.keep, Configs.data_path, Configs.logs_path)
 meta_config(Configs.versions, Configs.data_folder)
 
 

@@ -12,6 +12,15 @@ seen.
 | `loss.held_out`, `accuracy.held_out` | over all the held-out images, if any | every epoch |
 | `loss.test`, `accuracy.test` | over all the test images | every epoch |
 | `bn.LAYER.running_mean`, `bn.LAYER.running_var` | per channel (dashboard: percentiles) | every validation |
+
+With `track=distributions` also, of the last training step before the validation (`distributions.py`):
+
+| metric | value | when |
+| --- | --- | --- |
+| `bn.LAYER.batch_mean`, `bn.LAYER.batch_var` | of the batch, biased, per channel | every validation |
+| `bn.LAYER.weight`, `bn.LAYER.bias` | γ and β after the step, per channel | every validation |
+| `bn.LAYER.weight_gradient`, `bn.LAYER.bias_gradient` | per channel | every validation |
+| `gradient.LAYER.weight` | of a convolution or linear layer: quantiles 0, 5, ... 100 % | every validation |
 """
 
 import contextlib

@@ -82,7 +82,7 @@ Start = Callable[..., AbstractContextManager[Dashboard]]
 def logged(run: Path) -> dict[str, tuple[list[float], list[float]]]:
     """The steps and values of each series that the page should draw, from the run's log, in float32.
 
-    Of a layer's statistics, these are the percentiles over channels.
+    Of what has several values at each step, these are percentiles.
     """
 
     def float32(numbers: Any) -> list[float]:
@@ -91,11 +91,10 @@ def logged(run: Path) -> dict[str, tuple[list[float], list[float]]]:
     found = {}
     for name, points in metrics(run).items():
         steps, values = float32([step for step, _ in points]), np.array([values for _, values in points])
-        if name.startswith("bn."):
+        if name.startswith("bn.") or values.shape[1] > 1:
             for percent in (15, 50, 85):
                 found[f"{name}.p{percent}"] = steps, float32(np.quantile(values, percent / 100, axis=1))
         else:
-            assert values.shape[1] == 1
             found[name] = steps, float32(values[:, 0])
     return found
 

@@ -118,6 +118,21 @@ def test_the_choice_is_kept_when_metrics_are_added(run: Path, start: Start) -> N
         assert chosen(dashboard, run.name, comparison(other.name), "base_series_preferences") == two
 
 
+def test_distributions_are_hidden_at_first(run: Path, start: Start) -> None:
+    """Those of `track=distributions` have curves of percentiles, but no chart of their own."""
+    names_of = [f"bn.norm1.{name}" for name in ("batch_mean", "batch_var", "weight", "weight_gradient")]
+    track = {name: [[6000, [3.0, 1.0, 2.0]]] for name in names_of}
+    track["gradient.conv1.weight"] = [[6000, [number / 20 for number in range(21)]]]
+    with (run / "log.jsonl").open("a") as file:
+        file.write(json.dumps({"track": track, "time": 0}) + "\n")
+    with start() as dashboard:
+        found = names(dashboard, run.name)
+        assert {f"{name}.p{percent}" for name in track for percent in (15, 50, 85)} < set(found)
+        results = {name for name in found if name.startswith(("loss.", "accuracy."))}
+        assert chosen(dashboard, run.name, dashboard.get(f"metrics/preferences/{run.name}")) == results
+        assert charts(dashboard, run.name) == expected_charts()
+
+
 def test_a_restored_run_has_its_charts_once(run: Path, start: Start, command: Any) -> None:
     with start() as dashboard:
         dashboard.post("runs", {"run_uuids": [run.name]}, method="PUT")

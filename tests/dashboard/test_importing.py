@@ -46,6 +46,21 @@ def test_a_run_is_imported_completely(run: Path, start: Start) -> None:
         assert plotted(dashboard, run.name) == logged(run)
 
 
+def test_distributions_are_drawn_by_percentiles(run: Path, start: Start) -> None:
+    """Every metric with several values at each step, also those of `track=distributions`; a name that begins with
+    `gradient.` is not one that labml's app leaves out, as `grad.` is.
+    """
+    quantiles = [number / 20 for number in range(21)]
+    track = {"gradient.conv1.weight": [[6000, quantiles]], "bn.norm1.bias_gradient": [[6000, [1.0, 2.0]]]}
+    with (run / "log.jsonl").open("a") as file:
+        file.write(json.dumps({"track": track, "time": 0}) + "\n")
+    with start() as dashboard:
+        found = plotted(dashboard, run.name)
+    assert found == logged(run)
+    percentiles = [found[f"gradient.conv1.weight.p{percent}"][1] for percent in (15, 50, 85)]
+    np.testing.assert_allclose(percentiles, [[0.15], [0.5], [0.85]], rtol=1e-6)
+
+
 def test_importing_again_changes_nothing(run: Path, start: Start, command: Run) -> None:
     for _ in range(2):
         assert command("dashboard", "--sync").returncode == 0

@@ -38,6 +38,16 @@ def test_the_curves_are_the_logged_ones(logs: Path) -> None:
         np.testing.assert_allclose(np.asarray(axes.lines[0].get_ydata()), np.median(logged[name].values, axis=1))
 
 
+def test_of_the_distributions_only_running_statistics_are_drawn(trained: Path, tmp_path: Path) -> None:
+    run = another(trained, tmp_path, "aaaa0000")
+    names = [f"bn.norm1.{quantity}" for quantity in ("batch_mean", "batch_var", "weight", "bias_gradient")]
+    track = {name: [[6000, [1.0, 2.0]]] for name in (*names, "gradient.conv1.weight")}
+    with (run / "log.jsonl").open("a") as log:
+        log.write(json.dumps({"track": track}) + "\n")
+    titles = [axes.get_title() for axes in Comparison([read_run(run)]).figure().axes[3:]]
+    assert titles == [f"norm{layer}\nrunning {what}" for layer in (1, 2, 3) for what in ("mean", "var")]
+
+
 def test_seeds_are_shown(trained: Path, tmp_path: Path) -> None:
     """Also the default one, if another run has another."""
     settings: dict[str, dict[str, Any]] = {"aaaa0000": {}, "bbbb0000": {"seed.seed": 7, "channels_last": False}}

@@ -89,6 +89,7 @@ def test_every_default_is_allowed() -> None:
         ("augmentation.shift=-1", "augmentation.shift must be 0 to 28, got -1.0"),
         ("augmentation.rotation=nan", "augmentation.rotation must be 0 to 180, got nan"),
         ("augmentation.scale=1", "augmentation.scale must be from 0 to below 1, got 1.0"),
+        ("track=all", "track must be one of metrics, distributions, got 'all'"),
         ("rotate=1", "unknown key 'rotate': did you mean augmentation.rotation?"),
         ("precision=float16", "precision must be one of full, bfloat16, got 'float16'"),
         (
@@ -149,3 +150,17 @@ def test_settings_that_need_others() -> None:
 )
 def test_case_of_an_option(argument: str, value: str) -> None:
     assert list(read([argument]).values()) == [value]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compile=true"], "track=distributions needs compile=false: compiled code hides the layers' inputs"),
+        (["layers=9999N-2N"], "track=distributions is for at most 10000 channels, layers has 10001"),
+    ],
+)
+def test_distributions_of_what_is_not_seen_or_too_much(arguments: list[str], message: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        read(["track=distributions", *arguments])
+    assert str(raised.value) == message
+    assert read(arguments)

@@ -25,6 +25,7 @@ def test_defaults_are_the_annotated_experiments() -> None:
         "dtype": "float32",
         "precision": "full",
         "compile": False,
+        "track": "metrics",
         "checkpoint_interval": 1.0,
         "keep": 2,
         "optimizer.optimizer": "Adam",
