@@ -40,7 +40,7 @@ Text = Annotated[str, AfterValidator(_encodable)]
 class Notes(Body):
     """What the page can change of a run; the names are those of labml's app."""
 
-    name: Text = ""
+    name: Annotated[Text, Field(max_length=notes.LONGEST_NAME)] = ""
     comment: Text = ""
     note: Text = ""
     favourite_configs: list[Text] = Field(default_factory=list)
@@ -107,8 +107,11 @@ def add_handlers(app: FastAPI, logs: Path) -> None:
 
 
 def _entry(shown: run.Run) -> dict[str, Any]:
-    """A run in the list. Under its name are its id, its accuracy, and the user's comment."""
-    parts = [str(ResultIndex.get(shown.run_uuid) or ""), shown.comment]
+    """A run in the list. Under its name are its id, its accuracy, its tags, and the user's comment.
+
+    The page's search field looks for a text in the name and in this line, so that a sweep is found by its name.
+    """
+    parts = [str(ResultIndex.get(shown.run_uuid) or ""), *(shown.tags or []), shown.comment]
     return {**shown.get_summary(), **shown.status.load().get_data(), "comment": ", ".join(filter(None, parts))}
 
 

@@ -282,7 +282,7 @@ def _details(record: Record) -> dict[str, Any]:
         "comment": "",  # training writes the settings there, which are in the name
         "note": "",
         "start_time": record.started,
-        "tags": harmless([*([record.sweep] if record.sweep else []), *record.tags]) + _tags(info),
+        "tags": _tags(record),
         "python_file": str(info.get("python_file", "")),
         "repo_remotes": _list(info.get("repo_remotes")),
         "commit": str(info.get("commit", "")),
@@ -290,14 +290,20 @@ def _details(record: Record) -> dict[str, Any]:
         "configs": harmless({key: entry for key, entry in record.configs.items() if _is_config(entry)}),
         "selected_configs": [key for key in different(record.settings) if key in record.configs],
         "favourite_configs": [],
-        **harmless({name: value for name, value in record.notes.items() if name != "tags"}),
+        **harmless({name: value for name, value in record.notes.items() if name not in {"name", "tags"}}),
     }
 
 
-def _tags(info: dict[str, Any]) -> list[str]:
-    """The run's tags. If none are given, labml cuts them from the experiment's name; those are left out."""
-    tags = _list(info.get("tags"))
-    return [] if set(tags) == set(str(info.get("name")).split("_")) else tags
+def _tags(record: Record) -> list[str]:
+    """The run's tags: its sweep, those that the user has given it, and those in labml's `run.yaml`.
+
+    If none are given, labml cuts the latter from the experiment's name; those are left out.
+    """
+    labmls = _list(record.info.get("tags"))
+    if set(labmls) == set(str(record.info.get("name")).split("_")):
+        labmls = []
+    sweep = [record.sweep] if record.sweep else []
+    return list(dict.fromkeys([*sweep, *record.tags, *filter(notes.is_tag, labmls)]))[: 1 + notes.MOST_TAGS]
 
 
 def _is_config(entry: Any) -> bool:

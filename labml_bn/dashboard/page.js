@@ -39,6 +39,11 @@ const labmlBn = {
         return [...series].sort((one, other) => isStatistic(one) - isStatistic(other));
     },
 
+    // What a text in the search field finds: itself, in upper or lower case.
+    searched(text) {
+        return new RegExp(text.toLowerCase().replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
+    },
+
     // Which metrics a new comparison shows: 1 if shown, -1 if not.
     compared(series) {
         return series.map(one => ["accuracy.valid", "loss.valid"].includes(one.name) ? 1 : -1);

@@ -59,7 +59,9 @@ _CHANGES = [
         "await this.requestMissingMetrics(),this.plotIdx=labmlBn.compared(this.series),"
         "this.basePlotIdx=labmlBn.compared(this.baseSeries),await this.savePreferences(),",
     ),
-    # Controls without a function here: no computers are monitored, no tags are written, and there is no account.
+    # A text in the search field was a regular expression, and the page failed at `betas=[0.8`.
+    (r'new RegExp\(this\.searchQuery\.toLowerCase\(\),"g"\)', 4, "labmlBn.searched(this.searchQuery)"),
+    # Controls without a function here: no computers are monitored, a run may have no tags, and there is no account.
     (r'new n\.NavButton\(\{icon:"\.fas\.fa-desktop",text:"Computers".*?\.render\(e\),', 1, ""),
     (r',new n\.NavButton\(\{icon:"\.fas\.fa-power-off",text:"Sign out".*?\.render\(e\)', 1, ""),
     (r",this\.renderProcess\(\)", 1, ",labmlBn.addNewCharts(this)"),

@@ -2,7 +2,8 @@
 
 Times are in ISO 8601 and in UTC, lengths of time in seconds. A number that a run lacks is an empty cell in CSV, null in
 JSON. Texts may be someone else's. In CSV, a spreadsheet takes a cell that begins with = + - or @ for a formula, so
-such a text gets an apostrophe before it; and what would act on a terminal is written `\\x1b`. JSON has it as \\u001b.
+such a text gets an apostrophe before it; what would act on a terminal is written `\\x1b`; and a text is cut to the size
+of a spreadsheet's cell. JSON has all texts as they are, with escapes such as \\u001b.
 """
 
 import csv
@@ -18,6 +19,9 @@ from labml_bn.settings import as_typed
 
 #: What makes a spreadsheet take a text for a formula.
 _FORMULA = ("=", "+", "-", "@")
+
+#: The most characters in a cell of Excel. Python's csv module reads four times as many.
+_LONGEST = 32_767
 
 
 def as_csv(table: Mapping[str, Sequence[Any]]) -> str:
@@ -45,7 +49,7 @@ def _cell(value: Any) -> str:
         plain = ", ".join(plain)
     if not isinstance(plain, str):
         return as_typed(plain)
-    text = printable(plain)
+    text = printable(plain)[: _LONGEST - 1]
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 

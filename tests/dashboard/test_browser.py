@@ -13,8 +13,10 @@ import pytest
 from numpy.typing import NDArray
 from playwright.sync_api import ConsoleMessage, Page, Request, sync_playwright
 
+from labml_bn import load_runs
 from labml_bn.dashboard.address import run_id
-from tests.conftest import Begin, Run, metrics, runs
+from labml_bn.records import notes
+from tests.conftest import Begin, Run, another, metrics, runs
 from tests.dashboard.conftest import Start, logged, wait_until
 
 #: The browser, and the options that keep it from contacting its vendor.
@@ -249,6 +251,65 @@ def test_a_running_run_is_refreshed(visit: Visit, work: Path, begin: Begin, data
         slow_again = "() => Number(document.querySelector('.time-remaining').innerText) > 5"
         listed.bring_to_front()
         listed.wait_for_function(slow_again)
+    assert visit.errors == []
+
+
+def test_a_sweep(visit: Visit, trained: Path, work: Path, start: Start, command: Run) -> None:
+    """The search field finds a sweep's runs by its name, also those with another name, and runs by any tag."""
+    for number, norm in enumerate(["batch_norm", "none", "torch", "none"]):
+        run = another(trained, work / "logs", f"{number}aaa0000", f"{8 + number:02}:00:00", norm=norm)
+        with (run / "run.yaml").open("a") as info:
+            info.write("sweep: norm.sweep\n")
+    another(trained, work / "logs", "9aaa0000", "07:00:00")
+    page = visit.page
+
+    def listed(text: str, count: int) -> list[str]:
+        """The names of the runs that the search field finds."""
+        page.fill(".search-content input", text)
+        page.wait_for_function("count => document.querySelectorAll('.runs-list h5').length === count", arg=count)
+        return page.locator(".runs-list h5").all_inner_texts()
+
+    with start() as dashboard:
+        page.goto(dashboard.printed)
+        page.wait_for_selector("text=torch_norm")
+        assert len(listed("", 5)) == 5
+        names = listed("norm.sweep", 4)
+        assert [name.split()[0] for name in names] == ["no_norm", "torch_norm", "no_norm", "batch_norm"]
+        assert listed("normXsweep", 0) == []
+
+        # A name that is written on the page, and a tag that is added by a command.
+        page.goto(f"{dashboard.url}/run/3aaa0000/header")
+        page.wait_for_selector("text=norm.sweep")
+        page.locator("input").first.fill("mine [")
+        page.click("[aria-label=Save]")
+        page.wait_for_selector("[aria-label=Save].disabled")
+        done = command("runs", "--tag", "norm.sweep", "γ (2)", "--note", "3aaa", "the best")
+        assert "mine [" in done.stdout
+        wait_until(lambda: dashboard.get("run/3aaa0000")["note"] == "the best")
+        page.goto(f"{dashboard.url}/run/3aaa0000/header")
+        page.wait_for_selector("text=γ (2)")
+        assert page.input_value("textarea") == "the best"
+        page.goto(dashboard.url)
+        page.wait_for_selector("text=torch_norm")
+        assert listed("norm.sweep", 4)[0] == "mine ["
+        assert listed("mine [", 1) == ["mine ["]
+        assert len(listed("γ (2", 4)) == 4
+    assert visit.errors == []
+
+
+def test_the_table_in_a_notebook(visit: Visit, trained: Path, tmp_path: Path) -> None:
+    """The form of `load_runs` for notebooks: what someone has written is text, and wide rows stay rows."""
+    for number, name in enumerate(["", "<img src=x onerror=alert(1)> <b>"]):
+        run = another(trained, tmp_path, f"{number}aaa0000", f"{8 + number:02}:00:00", **{"seed.seed": number})
+        notes.write(run, {"name": name, "tags": ["<i>"]})
+    page = visit.page
+    page.set_content(load_runs(tmp_path)._repr_html_())
+    heading, *rows = [row.locator("th, td").all_inner_texts() for row in page.locator("tr").all()]
+    usual = ["run", "status", "epochs", "accuracy", "time", "started", "tags", "name"]
+    assert heading == [*usual, "seed"]
+    assert [[row[0], row[6], row[8]] for row in rows] == [["1aaa0000", "<i>", "1"], ["0aaa0000", "<i>", "0"]]
+    assert rows[0][7] == "<img src=x onerror=alert(1)> <b>"
+    assert page.locator("img, b, i").count() == 0
     assert visit.errors == []
 
 

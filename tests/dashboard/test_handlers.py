@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from labml_bn.records.folder import locked
-from tests.conftest import metrics
+from tests.conftest import Run, metrics
 from tests.dashboard.conftest import Dashboard, Start, delete_copies, wait_until
 
 WRITTEN = {"name": "mine", "comment": "against the other", "note": "looked at: γ\ntwice", "favourite_configs": ["norm"]}
@@ -90,6 +90,7 @@ def test_wrong_changes_are_refused(run: Path, start: Start) -> None:
             '{"run_uuid": "x"}',
             '{"note": "\\ud800"}',
             '{"note": null}',
+            json.dumps({"name": "x" * 201}),
         ):
             status, _, body = dashboard.request("POST", f"/api/v1/run/{run.name}", sent)
             assert status == 400
@@ -128,6 +129,41 @@ def test_tags_of_the_user_are_shown(run: Path, start: Start) -> None:
     (run / "run.yaml").write_text(yaml.safe_dump({**info, "tags": ["batch", "chosen"]}))
     with start() as dashboard:
         assert dashboard.get(f"run/{run.name}")["tags"] == ["batch", "chosen"]
+
+
+def test_the_sweep_and_the_tags(run: Path, start: Start, command: Run) -> None:
+    """The sweep is the first tag. The list, in which the page searches, has them; a new name does not remove them."""
+    with (run / "run.yaml").open("a") as info:
+        info.write("sweep: norm-lr\n")
+    with start() as dashboard:
+
+        def tags() -> list[str]:
+            found: list[str] = dashboard.get(f"run/{run.name}")["tags"]
+            return found
+
+        assert tags() == ["norm-lr"]
+        dashboard.post(f"run/{run.name}", {"name": "mine", "comment": "", "note": "seen"})
+        done = command("runs", "--tag", "norm-lr", "good")
+        assert "good" in done.stdout
+        assert "mine" in done.stdout
+        wait_until(lambda: tags() == ["norm-lr", "good"])
+        (listed,) = dashboard.runs()
+        assert listed["name"] == "mine"
+        assert listed["comment"].endswith(" after 1 epoch, norm-lr, good")
+        assert "seen" in command("runs").stdout
+        assert command("runs", "--name", "latest", "", "--note", "latest", "other").returncode == 0
+        wait_until(lambda: dashboard.get(f"run/{run.name}")["note"] == "other")
+        assert dashboard.runs()[0]["name"].startswith("batch_norm epochs=1")
+
+
+def test_very_many_tags(run: Path, start: Start) -> None:
+    many = ["\x1b[2J", "x" * 1000, *map(str, range(5000))]
+    (run / "notes.json").write_text(json.dumps({"tags": many, "name": "x" * 1000}))
+    with (run / "run.yaml").open("a") as info:
+        info.write(f"tags: {json.dumps(many)}\n")
+    with start() as dashboard:
+        assert dashboard.get(f"run/{run.name}")["tags"] == [*map(str, range(51))]
+        assert len(dashboard.runs()[0]["name"]) == 200
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

@@ -119,6 +119,15 @@ _POINTS = (
 )
 
 
+#: So many tags as no run has.
+_TAGS = [f"tag {number}" for number in range(10_000)]
+
+
+def _notes(**entries: Any) -> Change:
+    """What someone else has written about a run."""
+    return _written("notes.json", json.dumps(entries).encode())
+
+
 def _changes() -> Iterator[tuple[str, str, Change]]:
     """The file that is changed, what is hostile about it, and the change."""
     for name in (*FILES, "run.lock"):
@@ -138,6 +147,25 @@ def _changes() -> Iterator[tuple[str, str, Change]]:
     yield "run.yaml", "of the year 9999", _written("run.yaml", b"trial_date: '9999-12-31'\ntrial_time: '23:59:59'\n")
 
     yield "run.yaml", "of no time", _without_time
+
+    for what, sweep in (
+        ("with control characters", '"a\\e[2Jb"'),
+        ("very long", "x" * 900_000),
+        ("a list", "[a, b]"),
+        ("elsewhere", "../../outside"),
+        ("latest", "latest"),
+    ):
+        yield "run.yaml", f"of a sweep {what}", _appended("run.yaml", f"\nsweep: {sweep}\n".encode())
+    yield "run.yaml", "with very many tags", _appended("run.yaml", f"\ntags: {json.dumps(_TAGS[:5000])}\n".encode())
+    yield "notes.json", "with very many tags", _notes(tags=_TAGS)
+    yield "notes.json", "with a very long tag", _notes(tags=["x" * 1_000_000])
+    yield "notes.json", "with other tags", _notes(tags=[1, {"a": []}, None])
+    yield "notes.json", "with formulas", _notes(tags=["=1+1"], name="=cmd|' /C calc'!A0", note="@SUM(1)")
+    hidden = "a\x1b[2J\x1b]0;title\x07\r\n\u202eb\u0085"
+    yield "notes.json", "with control characters", _notes(tags=[hidden], name=hidden, note=hidden, comment=hidden)
+    yield "notes.json", "with half a character", _written("notes.json", b'{"name": "\\ud800", "tags": ["\\udfff"]}')
+    yield "notes.json", "with a page", _notes(name="<img src=x onerror=alert(1)>", tags=["<script>alert(1)</script>"])
+    yield "notes.json", "very long", _notes(name="x" * 300_000, note="y " * 150_000, comment="z" * 300_000)
 
     yield "configs.yaml", "a bomb", _written("configs.yaml", BOMB.encode())
     yield "configs.yaml", "a number to the base 60", _written("configs.yaml", b"epochs: " + b"1:" * 400_000 + b"1")

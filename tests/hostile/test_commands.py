@@ -1,5 +1,8 @@
 """Every command on every hostile run: it ends in time, in one line or with a result, and changes nothing outside."""
 
+import csv
+import io
+import json
 import os
 import re
 
@@ -22,6 +25,7 @@ ONE_RUN = {
     "predict": (["predict", "RUN", "image.png"], {WEIGHTS}),
     "export": (["export", "RUN", "network.pt2"], {"run.pid"}),
     "compare": (["compare", "RUN", "logs/batch_norm/good", "--figure", "figure.svg"], {"name"}),
+    "tag": (["runs", "--tag", "RUN", "received"], {"notes.json", "name"}),
     "resume": (
         ["train", "--resume", "RUN", "epochs=3"],
         {"checkpoints", "log.jsonl", "run.lock", "indicators.yaml", "run.pid"},
@@ -79,20 +83,27 @@ def test_all_runs_at_once(received: Received) -> None:
     before = received.outside()
     cases = [
         ["runs"],
+        ["runs", "--csv"],
+        ["runs", "--json", "--where", "status=completed and accuracy.test>=0 or tags=x", "--sort", "tags"],
+        ["runs", "--columns", "run,name,sweep,tags,note,accuracy.test"],
         ["compare", "latest:20", "--figure", "figure.svg"],
         ["compare", "good", "--figure", "figure.svg"],
         ["evaluate", "latest"],
         ["evaluate", "good"],
         ["train", "--resume", "latest", "epochs=3"],
     ]
-    runs, *others = outcomes(cases, received.work, received.environment)
+    runs, as_csv, as_json, *others = outcomes(cases, received.work, received.environment)
     assert runs.status == 0
     shown = [line.split()[0] for line in runs.out.splitlines()[1:]]
     assert "good" in shown
     unreadable = [line for line in runs.err.splitlines() if line.startswith("warning: this run cannot be read: ")]
     assert len(unreadable) == len(runs.err.splitlines()) == len(received.hostile) + 1 - len(shown)
     assert len(unreadable) > 20
-    for outcome in (runs, *others):
+    names = [row["run"].removeprefix("'") for row in csv.DictReader(io.StringIO(as_csv.out))]
+    assert len(names) == len(set(names)) == len(shown)
+    assert not [cell for row in csv.reader(io.StringIO(as_csv.out)) for cell in row if cell.startswith(tuple("=+@"))]
+    assert {row["run"] for row in json.loads(as_json.out)} <= set(names)
+    for outcome in (runs, as_csv, as_json, *others):
         assert outcome.status == 0, outcome
         assert "Traceback" not in outcome.err
         assert not CONTROL.search(outcome.out + outcome.err)

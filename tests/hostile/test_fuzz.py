@@ -1,5 +1,6 @@
 """Random changes of a run's files: reading them ends with a result or in one line."""
 
+import csv
 import io
 import json
 import shutil
@@ -16,7 +17,9 @@ from hypothesis import strategies as st
 from labml_bn.cli.errors import UserError
 from labml_bn.records.comparison import Comparison
 from labml_bn.records.folder import list_runs
+from labml_bn.records.formats import as_csv, as_json
 from labml_bn.records.record import Record, names_of, read_runs
+from labml_bn.records.table import RunTable
 from labml_bn.trained import checkpoints
 from labml_bn.trained.data import find_data
 from labml_bn.trained.weights import WEIGHTS, load_weights
@@ -52,6 +55,10 @@ def read_everything(run: Path) -> list[Record]:
         assert record.status in {"completed", "interrupted", "crashed", "killed"}
         record.metrics("accuracy.test")
         find_data(run, record.settings)
+    table = RunTable(records).where("accuracy.test>0 or not tags=x").sort("name").to_dict()
+    csv.field_size_limit(32_767)
+    assert len(list(csv.reader(io.StringIO(as_csv(table))))) == 1 + len(json.loads(as_json(table)))
+    assert "<script" not in RunTable(records)._repr_html_()
     if records:
         Comparison(records).rows()
     return records
@@ -76,6 +83,13 @@ def test_a_record_of_other_values(run: Path, tiny: Path, name: str, data: st.Dat
         content[key] = {**entry, "value": value, "computed": value} if isinstance(entry, dict) else value
     (run / name).write_text(yaml.safe_dump(content))
     read_everything(run)
+
+
+@fuzz
+@given(written=st.dictionaries(st.sampled_from(["name", "note", "tags", "comment"]), JSON | st.lists(st.text())))
+def test_notes_of_other_values(run: Path, written: dict[str, Any]) -> None:
+    (run / "notes.json").write_text(json.dumps(written))
+    assert len(read_everything(run)) == 1
 
 
 METRICS = st.sampled_from(["loss.train", "accuracy.test", "accuracy.held_out", "bn.norm1.running_var", "bn.x", ""])

@@ -47,6 +47,11 @@ def test_a_text_of_csv_is_no_formula(text: str) -> None:
     assert rows[1:] == [[f"'{text}"] * 2, ["1=1", ""]]
 
 
+def test_a_text_of_csv_fits_a_cell() -> None:
+    (cell,) = list(csv.reader(io.StringIO(as_csv({"note": ["=" + "x" * 10**6]}))))[1]
+    assert len(cell) == 32_767
+
+
 def test_json() -> None:
     text = as_json(TABLE)
     assert text.isascii()
