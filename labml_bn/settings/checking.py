@@ -6,7 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from labml_bn.cli.errors import UsageError
-from labml_bn.settings.keys import FORMS, KEYS, MOST_CHANNELS, NOUNS, Range, default, parsed_layers, short, training_images
+from labml_bn.settings.keys import (
+    FORMS,
+    KEYS,
+    MOST_CHANNELS,
+    NOUNS,
+    Range,
+    default,
+    parsed_layers,
+    short,
+    training_images,
+)
 
 
 def full_key(name: str) -> str:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from labml_bn.data.mnist import ImageSet
 from labml_bn.models import ConvNet
 from labml_bn.records.record import LINE_LIMIT, read_run
-from labml_bn.settings import MOST_CHANNELS, parsed_layers
+from labml_bn.settings.keys import MOST_CHANNELS
 from labml_bn.training import distributions, loop, tracking
 from labml_bn.training.loop import Evaluation
 from tests.conftest import Begin, Run, metrics, runs
