@@ -45,11 +45,11 @@ def main() -> None:
     arguments = parser.parse_args()
     changes = [(what, *change) for what in ("name", "note", "tag", "untag") for change in getattr(arguments, what)]
     listed = ("where", "sort", "descending", "limit", "columns", "csv", "json")
-    if changes and any(getattr(arguments, option) for option in listed):
+    if changes and any(getattr(arguments, option) not in {None, False} for option in listed):
         raise UsageError(f"--{changes[0][0]} changes runs and lists no others: write an expression in the place of RUN")
     if arguments.limit is not None and arguments.limit < 1:
         raise UsageError(f"--limit {arguments.limit}: write a number from 1 on")
-    if arguments.descending and not arguments.sort:
+    if arguments.descending and arguments.sort is None:
         raise UsageError("--descending needs --sort COLUMN")
 
     from labml_bn.cli.text import table, terminal_width
@@ -68,13 +68,13 @@ def main() -> None:
     if folders and not runs:
         raise UserError(f"no run in {arguments.logs} can be read")
     nothing = f"there are no runs in {arguments.logs} (python -m labml_bn.train makes one)"
-    if runs and arguments.where:
+    if runs and arguments.where is not None:
         nothing = f"no run in {arguments.logs} matches {printable(arguments.where)}"
         runs = runs.where(arguments.where)
-    if runs and arguments.sort:
+    if runs and arguments.sort is not None:
         runs = runs.sort(arguments.sort, descending=arguments.descending)
     runs = runs[: arguments.limit]
-    columns = arguments.columns.split(",") if arguments.columns else None
+    columns = None if arguments.columns is None else arguments.columns.split(",")
     if arguments.csv or arguments.json:
         form = formats.as_csv if arguments.csv else formats.as_json
         print(form(runs.to_dict(columns)), end="")

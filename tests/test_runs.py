@@ -66,6 +66,9 @@ def test_chosen_and_sorted(logs: Path, command: Run) -> None:
     [
         (["--where", "lrr=1"], "unknown column 'lrr': did you mean lr?"),
         (["--where", "lr=1 and"], "the expression needs a column, such as accuracy.test after 'lr=1 and', got the end"),
+        (["--where", ""], "the expression needs a column, such as accuracy.test at the start, got the end"),
+        (["--sort", ""], "unknown column ''"),
+        (["--columns", ""], "unknown column ''"),
         (["--sort", "nothing"], "unknown column 'nothing'"),
         (["--columns", "run,,lr"], "unknown column ''"),
         (["--csv", "--columns", "x"], "unknown column 'x'"),
