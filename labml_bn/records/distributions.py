@@ -233,7 +233,7 @@ def _set_axis(axes: Axes, axis: Axis) -> None:
 def _ticks(axis: Axis) -> list[float]:
     """At most three values to label, none so close to an end that its label would reach into the next panel."""
     if axis.scale == "asinh":
-        power = 10 ** np.floor(np.log10(np.abs([axis.low, axis.high]).max() / 2))
+        power = 10 ** np.floor(np.log10(np.abs([axis.low, axis.high]).max() / 5))
         found = np.array([-power, 0.0, power])
     else:
         locator = LogLocator(numticks=5) if axis.scale == "log" else MaxNLocator(4)
@@ -261,9 +261,10 @@ def _explanations(rows: Sequence[_Row]) -> list[str]:
 def _exceptions(rows: Sequence[_Row], panels: Sequence[Sequence[_Panel]], axes: Sequence[Axis]) -> list[str]:
     """Which axes are not linear everywhere, and how much is not drawn, in sentences."""
     found = []
-    curved = [_name(row) for row, axis in zip(rows, axes, strict=True) if axis.scale == "asinh"]
-    if curved:
-        found.append(f"Axes that are linear around 0, logarithmic beyond: {', '.join(curved)}.")
+    for scale, words in (("log", "Logarithmic axes"), ("asinh", "Axes that are linear around 0, logarithmic beyond")):
+        names = [_name(row) for row, axis in zip(rows, axes, strict=True) if axis.scale == scale]
+        if names:
+            found.append(f"{words}: {', '.join(names)}.")
     outside, impossible = [], []
     for row, of_row, axis in zip(rows, panels, axes, strict=True):
         values = np.concatenate([panel.values() for panel in of_row])

@@ -235,9 +235,11 @@ def test_what_is_not_drawn_is_said(trained: Path, tmp_path: Path) -> None:
         "bn.norm1.weight": [[1, [NAN, 1.0, 2.0, INFINITE]]],
         "bn.norm1.bias": [[1, far]],
         "bn.norm1.bias_gradient": [[1, gradients]],
+        "bn.norm1.batch_var": [[1, [1e-3, 1.0, 1e3]]],
     }
     drawn = figure(run_with(trained, tmp_path, track))
     notes = text(drawn)
     assert "NaN, infinite or above 1e+100: 50.00% of weight γ." in notes
     assert "Outside the axis: 0.40% of bias β" in notes
+    assert "Logarithmic axes: variance." in notes
     assert "Axes that are linear around 0, logarithmic beyond: gradient of β." in notes
