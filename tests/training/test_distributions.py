@@ -189,6 +189,7 @@ def test_quantiles_that_are_not_finite(value: float) -> None:
     assert not np.isfinite(found).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ended", [signal.SIGINT, signal.SIGKILL])
 def test_a_resumed_run(begin: Begin, train: Run, work: Path, small: list[str], ended: int) -> None:
     """Its log and its weights are those of an uninterrupted run."""
