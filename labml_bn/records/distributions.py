@@ -233,7 +233,9 @@ def _set_axis(axes: Axes, axis: Axis) -> None:
 def _ticks(axis: Axis) -> list[float]:
     """At most three values to label, none so close to an end that its label would reach into the next panel."""
     if axis.scale == "asinh":
-        power = 10 ** np.floor(np.log10(np.abs([axis.low, axis.high]).max() / 5))
+        both = axis.low < 0 < axis.high
+        end = min(-axis.low, axis.high) if both else max(abs(axis.low), abs(axis.high))
+        power = 10 ** np.floor(np.log10(end / 5))
         found = np.array([-power, 0.0, power])
     else:
         locator = LogLocator(numticks=5) if axis.scale == "log" else MaxNLocator(4)
