@@ -242,7 +242,7 @@ def _ticks(axis: Axis) -> list[float]:
         found = np.asarray(locator.tick_values(axis.low, axis.high))
     low, high = axis.positions(np.array([axis.low, axis.high]))
     places = (axis.positions(found) - low) / (high - low)
-    found = found[(places > 0.1) & (places < 0.9)]
+    found = found[(places > 0.08) & (places < 0.92)]
     return _spread(found.tolist(), 3)
 
 
