@@ -33,7 +33,7 @@ MOST_TICKS = 64
 _WIDTH, _LEFT, _RIGHT, _TOP, _LINE = 10.0, 0.85, 0.12, 0.75, 0.16
 
 #: A row's largest height, what of it is below its panels, that of all rows together, and a ridge's smallest one.
-_ROW, _BELOW, _ALL_ROWS, _RIDGE = 2.6, 0.3, 10.4, 0.13
+_ROW, _BELOW, _ALL_ROWS, _RIDGE = 2.6, 0.3, 10.05, 0.125
 
 #: A ridge is as high as so many distances between ridges.
 _OVERLAP = 1.7
@@ -98,31 +98,41 @@ def figure(run: Record) -> Figure:
         notes.append(f"Drawn are {len(names)} of {len(layers)} layers, evenly spaced.")
     if rows[0] in _RUNNING:
         notes.append("With track=distributions, batch statistics, parameters and gradients are logged and drawn too.")
+    images = training_images(run.settings["train_samples"], run.settings["held_out"])
+    epochs = [f"{step / images:.2g}" if step < 100 * images else f"{step / images:.0f}" for step in steps]
+    title = f"{run.uuid[:8]} {run.name}: distributions over training"
+    drawn, grid = _frame(title, notes, len(names), [row.label for row in rows], height)
+    for row, of_row, axis in zip(grid, panels, axes, strict=True):
+        for axes_of_panel, panel in zip(row, of_row, strict=True):
+            panel.draw(axes_of_panel, axis)
+            axes_of_panel.set_yticks(range(len(steps)), [""] * len(steps))
+        row[0].set_yticklabels(epochs[::-1])
+    for axes_of_panel, name in zip(grid[0], names, strict=True):
+        short = textwrap.shorten(name, max(12, 130 // len(names)), placeholder="...")
+        axes_of_panel.set_title(short, fontsize=9, parse_math=False)
+    return drawn
+
+
+def _frame(
+    title: str, notes: Sequence[str], columns: int, labels: Sequence[str], height: float
+) -> tuple[Figure, list[list[Axes]]]:
+    """A picture with empty panels of so many columns, and a row of this height in inches for each label."""
     lines = textwrap.wrap(" ".join(notes), 165)
     bottom = 0.2 + _LINE * len(lines)
-    total = _TOP + height * len(rows) + bottom
+    total = _TOP + height * len(labels) + bottom
     drawn = Figure(figsize=(_WIDTH, total))
     drawn.text(0.01, 0.08 / total, "\n".join(lines), va="bottom", fontsize=8, color="0.3", parse_math=False)
-    title = "\n".join(textwrap.wrap(f"{run.uuid[:8]} {run.name}: distributions over training", 110)[:2])
-    drawn.text(0.01, 1 - 0.1 / total, title, va="top", fontsize=10, parse_math=False)
-
-    grid = drawn.subplots(len(rows), len(names), squeeze=False)
+    heading = "\n".join(textwrap.wrap(title, 110)[:2])
+    drawn.text(0.01, 1 - 0.1 / total, heading, va="top", fontsize=10, parse_math=False)
+    grid = drawn.subplots(len(labels), columns, squeeze=False)
     left, right, top = _LEFT / _WIDTH, 1 - _RIGHT / _WIDTH, 1 - _TOP / total
     space = _BELOW / (height - _BELOW)
     drawn.subplots_adjust(left, (bottom + _BELOW) / total, right, top, wspace=0.06, hspace=space)
-    images = training_images(run.settings["train_samples"], run.settings["held_out"])
-    epochs = [f"{step / images:.2g}" if step < 100 * images else f"{step / images:.0f}" for step in steps]
-    for number, (row, axis) in enumerate(zip(rows, axes, strict=True)):
-        for column, name in enumerate(names):
-            panels[number][column].draw(grid[number, column], axis)
-            grid[number, column].set_yticks(range(len(steps)), reversed(epochs if column == 0 else [""] * len(steps)))
-            if number == 0:
-                title = textwrap.shorten(name, max(12, 130 // len(names)), placeholder="...")
-                grid[number, column].set_title(title, fontsize=9, parse_math=False)
-        middle = grid[number, 0].get_position().y0 + (height - _BELOW) / 2 / total
-        drawn.text(0.012, middle, row.label, rotation=90, va="center", ha="left", fontsize=8.5, multialignment="center")
+    for row, label in zip(grid, labels, strict=True):
+        middle = row[0].get_position().y0 + (height - _BELOW) / 2 / total
+        drawn.text(0.012, middle, label, rotation=90, va="center", ha="left", fontsize=8.5, multialignment="center")
     drawn.text(left - 0.006, top + 0.06 / total, "epoch", fontsize=8, ha="right")
-    return drawn
+    return drawn, grid.tolist()
 
 
 def _layers(metrics: Mapping[str, Series]) -> dict[str, _Layer]:
@@ -223,14 +233,16 @@ def _set_axis(axes: Axes, axis: Axis) -> None:
 def _ticks(axis: Axis) -> list[float]:
     """At most three values to label, none so close to an end that its label would reach into the next panel."""
     if axis.scale == "asinh":
-        power = 10 ** np.floor(np.log10(np.abs([axis.low, axis.high]).max() / 2))
+        both = axis.low < 0 < axis.high
+        end = min(-axis.low, axis.high) if both else max(abs(axis.low), abs(axis.high))
+        power = 10 ** np.floor(np.log10(end / 5))
         found = np.array([-power, 0.0, power])
     else:
         locator = LogLocator(numticks=5) if axis.scale == "log" else MaxNLocator(4)
         found = np.asarray(locator.tick_values(axis.low, axis.high))
     low, high = axis.positions(np.array([axis.low, axis.high]))
     places = (axis.positions(found) - low) / (high - low)
-    found = found[(places > 0.1) & (places < 0.9)]
+    found = found[(places > 0.08) & (places < 0.92)]
     return _spread(found.tolist(), 3)
 
 
@@ -251,18 +263,23 @@ def _explanations(rows: Sequence[_Row]) -> list[str]:
 def _exceptions(rows: Sequence[_Row], panels: Sequence[Sequence[_Panel]], axes: Sequence[Axis]) -> list[str]:
     """Which axes are not linear everywhere, and how much is not drawn, in sentences."""
     found = []
-    curved = [_name(row) for row, axis in zip(rows, axes, strict=True) if axis.scale == "asinh"]
-    if curved:
-        found.append(f"Axes that are linear around 0, logarithmic beyond: {', '.join(curved)}.")
+    for scale, words in (("log", "Logarithmic axes"), ("asinh", "Axes that are linear around 0, logarithmic beyond")):
+        names = [_name(row) for row, axis in zip(rows, axes, strict=True) if axis.scale == scale]
+        if names:
+            found.append(f"{words}: {', '.join(names)}.")
+    outside, impossible = [], []
     for row, of_row, axis in zip(rows, panels, axes, strict=True):
         values = np.concatenate([panel.values() for panel in of_row])
         finite = _finite(values)
-        outside = len(finite) - len(axis.shown(finite))
-        if outside:
-            found.append(f"Outside the axis: {outside / len(values):.2%} of the values of {_name(row)}.")
+        shown = len(axis.shown(finite))
+        if shown < len(finite):
+            outside.append(f"{1 - shown / len(finite):.2%} of {_name(row)}")
         if len(finite) < len(values):
-            share = 1 - len(finite) / len(values)
-            found.append(f"NaN, infinite or above {LARGEST:.0e}: {share:.2%} of the values of {_name(row)}.")
+            impossible.append(f"{1 - len(finite) / len(values):.2%} of {_name(row)}")
+    if outside:
+        found.append(f"Outside the axis: {', '.join(outside)}.")
+    if impossible:
+        found.append(f"NaN, infinite or above {LARGEST:.0e}: {', '.join(impossible)}.")
     return found
 
 

@@ -26,6 +26,7 @@ ONE_RUN = {
     "export": (["export", "RUN", "network.pt2"], {"run.pid"}),
     "compare": (["compare", "RUN", "logs/batch_norm/good", "--figure", "figure.svg"], {"name"}),
     "tag": (["runs", "--tag", "RUN", "received"], {"notes.json", "name"}),
+    "distributions": (["compare", "RUN", "--figure", "figure.svg", "--distributions", "spread.svg"], {"log.jsonl"}),
     "resume": (
         ["train", "--resume", "RUN", "epochs=3"],
         {"checkpoints", "log.jsonl", "run.lock", "indicators.yaml", "run.pid"},
@@ -73,7 +74,7 @@ def test_a_hostile_run(received: Received, command: list[str], read: set[str]) -
     for what, outcome in found.items():
         check(what, outcome, found["good"].memory)
     assert received.outside() == before
-    made = {"image.png", "network.pt2", "figure.svg", "figure.html", "repeated"}
+    made = {"image.png", "network.pt2", "figure.svg", "figure.html", "spread.svg", "repeated"}
     assert {path.name for path in received.work.iterdir()} <= {"home", "logs", "data", "outside", *made}
 
 

@@ -217,6 +217,17 @@ def test_whatever_a_log_contains(trained: Path, tmp_path: Path, case: str, endin
     figures.save(drawn, tmp_path / f"figure.{ending}")
 
 
+def test_the_height_with_every_note(trained: Path, tmp_path: Path) -> None:
+    """Each quantity of many layers has values that are NaN, and values far outside."""
+    values = [*(np.random.default_rng(0).standard_cauchy(500) ** 9).tolist(), NAN]
+    track = {f"bn.norm{number}.{quantity}": [[1, values]] for number in range(1, 31) for quantity in LAYERS}
+    track |= {f"gradient.conv{number}.weight": [[1, values]] for number in range(1, 31)}
+    drawn = figure(run_with(trained, tmp_path, track))
+    assert drawn.bbox.height <= 1200
+    box = drawn.texts[0].get_window_extent()
+    assert 0 <= box.x0 <= box.x1 <= drawn.bbox.width
+
+
 def test_what_is_not_drawn_is_said(trained: Path, tmp_path: Path) -> None:
     far = [*np.random.default_rng(0).normal(size=999).tolist(), 30.0]
     gradients = (np.random.default_rng(0).standard_cauchy(500) ** 3).tolist()
@@ -224,9 +235,11 @@ def test_what_is_not_drawn_is_said(trained: Path, tmp_path: Path) -> None:
         "bn.norm1.weight": [[1, [NAN, 1.0, 2.0, INFINITE]]],
         "bn.norm1.bias": [[1, far]],
         "bn.norm1.bias_gradient": [[1, gradients]],
+        "bn.norm1.batch_var": [[1, [1e-3, 1.0, 1e3]]],
     }
     drawn = figure(run_with(trained, tmp_path, track))
     notes = text(drawn)
-    assert "NaN, infinite or above 1e+100: 50.00% of the values of weight γ." in notes
-    assert "Outside the axis: 0.40% of the values of bias β." in notes
+    assert "NaN, infinite or above 1e+100: 50.00% of weight γ." in notes
+    assert "Outside the axis: 0.40% of bias β" in notes
+    assert "Logarithmic axes: variance." in notes
     assert "Axes that are linear around 0, logarithmic beyond: gradient of β." in notes

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from labml_bn.data.mnist import ImageSet
 from labml_bn.models import ConvNet
 from labml_bn.records.record import LINE_LIMIT, read_run
-from labml_bn.settings.keys import MOST_CHANNELS
+from labml_bn.settings.keys import MOST_CHANNELS, parsed_layers
 from labml_bn.training import distributions, loop, tracking
 from labml_bn.training.loop import Evaluation
 from tests.conftest import Begin, Run, metrics, runs
@@ -189,6 +189,7 @@ def test_quantiles_that_are_not_finite(value: float) -> None:
     assert not np.isfinite(found).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ended", [signal.SIGINT, signal.SIGKILL])
 def test_a_resumed_run(begin: Begin, train: Run, work: Path, small: list[str], ended: int) -> None:
     """Its log and its weights are those of an uninterrupted run."""
