@@ -67,6 +67,7 @@ def main() -> None:
     from labml_bn.training import run
     from labml_bn.training.sweeps import sweep
 
+    run.check_notes(written)
     runs = None
     if arguments.resume is not None and sweep.is_sweep(arguments.resume, grid.settings):
         runs = sweep.to_resume(arguments.resume, grid.one())
@@ -76,8 +77,10 @@ def main() -> None:
         if arguments.resume is None:
             grid.check()
         if grid.swept:
-            name = written.pop("name", None)
-            runs = sweep.to_start(grid, name if arguments.sweep is None else arguments.sweep, written)
+            if arguments.name is not None and arguments.sweep is not None:
+                raise UsageError("a sweep has one name: write --name or --sweep")
+            written.pop("name", None)
+            runs = sweep.to_start(grid, arguments.name if arguments.sweep is None else arguments.sweep, written)
     if arguments.dry_run:
         if runs is None:
             raise UsageError("--dry-run prints the commands of a sweep, and this is one run")
@@ -99,18 +102,13 @@ def main() -> None:
 
 
 def _written(arguments: Namespace) -> dict[str, Any]:
-    """The first notes of each run. Raises UsageError if a run that is resumed would get them, or none can have them."""
-    from labml_bn.records.notes import is_valid
-
+    """The first notes of each run. Raises UsageError if they are for a run that is resumed."""
     written = {"name": arguments.name, "tags": arguments.tag, "note": arguments.note}
     written = {name: value for name, value in written.items() if value}
     if arguments.resume is not None and (written or arguments.sweep is not None):
         raise UsageError(
             "--name, --tag, --note and --sweep are for new runs, and --resume continues one that has its own"
         )
-    for name, value in written.items():
-        if not is_valid(name, value):
-            raise UsageError(f"{value!r} is not a text that can be written")
     return written
 
 

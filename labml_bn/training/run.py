@@ -20,6 +20,7 @@ from labml_bn.cli.text import printable
 from labml_bn.dashboard import address
 from labml_bn.models import choose_device
 from labml_bn.norm.kernels.loading import load
+from labml_bn.records import notes
 from labml_bn.records.folder import CONFIGS, check_files, find_run, locked
 from labml_bn.settings import PATHS, complete, default, from_labml
 from labml_bn.trained.checkpoints import check_saved
@@ -64,6 +65,13 @@ def start(
     Raises UserError if it cannot, StoppedError if a signal ends it.
     """
     return _train(settings, sweep=sweep, written=written, show=show)
+
+
+def check_notes(written: Mapping[str, Any]) -> None:
+    """Raise UsageError if a run cannot have these notes (`records/notes.py`)."""
+    for name, value in written.items():
+        if not notes.is_valid(name, value):
+            raise UsageError(f"the {name} {value!r} has characters that no text has")
 
 
 def settings_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def send(output: TextIO, **entries: Any) -> None:
     output.flush()
 
 
-def main() -> None:
+def train() -> None:
     """Train the run that standard input describes."""
     task = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_the_sweep, daemon=True).start()
@@ -96,4 +96,4 @@ def _end_with_the_sweep() -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(train)

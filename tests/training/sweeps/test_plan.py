@@ -1,0 +1,98 @@
+"""What is left to do for a sweep: its runs by their settings, whoever has made them."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from labml_bn.cli.errors import UsageError
+from labml_bn.records.folder import locked
+from labml_bn.settings import read_grid
+from labml_bn.training.sweeps import plan
+from labml_bn.training.sweeps.definition import Definition
+from tests.conftest import another
+
+
+def run_of(trained: Path, logs: Path, uuid: str, status: str, settings: dict[str, Any], sweep: str = "s") -> Path:
+    """A copy of a run, as a part of a sweep that ended with this status."""
+    run = another(trained, logs, uuid, f"{uuid}:00:00", **settings)
+    info = yaml.safe_load((run / "run.yaml").read_text())
+    (run / "run.yaml").write_text(yaml.safe_dump({**info, "sweep": sweep}))
+    (run / "run_log.jsonl").write_text(json.dumps({"status": status}) + "\n")
+    return run
+
+
+@pytest.fixture
+def sweep() -> Definition:
+    """The settings of the run `trained`, with other seeds."""
+    settings = ["epochs=1", "train_samples=6000", "valid_samples=2000", "device.use_cuda=false"]
+    return Definition("s", read_grid([*settings, "seed=1..5"]))
+
+
+def statuses(logs: Path, sweep: Definition) -> list[tuple[str, str, str | None]]:
+    return [(part.label, part.status, part.folder.name if part.folder else None) for part in plan.planned(logs, sweep)]
+
+
+def test_what_has_been_done(trained: Path, tmp_path: Path, sweep: Definition) -> None:
+    run_of(trained, tmp_path, "01", "completed", {"seed.seed": 1})
+    run_of(trained, tmp_path, "02", "diverged", {"seed.seed": 2})
+    run_of(trained, tmp_path, "03", "interrupted", {"seed.seed": 3})
+    run_of(trained, tmp_path, "04", "crashed", {"seed.seed": 4})
+    shutil.rmtree(tmp_path / "batch_norm" / "04" / "checkpoints")
+    run_of(trained, tmp_path, "05", "completed", {"seed.seed": 5}, "other")
+    assert statuses(tmp_path, sweep) == [
+        ("seed=1", "completed", "01"),
+        ("seed=2", "diverged", "02"),
+        ("seed=3", plan.RESUME, "03"),
+        ("seed=4", plan.START, "04"),
+        ("seed=5", plan.START, None),
+    ]
+    assert plan.planned(tmp_path, sweep)[0].images == 6000
+
+
+def test_the_best_of_several(trained: Path, tmp_path: Path, sweep: Definition) -> None:
+    """A complete one, or else the newest that can be resumed; folders and how often it was saved do not count."""
+    run_of(trained, tmp_path, "01", "completed", {"seed.seed": 1, "keep": 7, "data_path": "x", "logs_path": "y"})
+    run_of(trained, tmp_path, "02", "interrupted", {"seed.seed": 1})
+    for uuid in ("03", "04"):
+        run_of(trained, tmp_path, uuid, "interrupted", {"seed.seed": 2})
+    assert statuses(tmp_path, sweep)[:2] == [("seed=1", "completed", "01"), ("seed=2", plan.RESUME, "04")]
+
+
+def test_one_that_is_running(trained: Path, tmp_path: Path, sweep: Definition, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is waited for, for a while."""
+    run = run_of(trained, tmp_path, "01", "resumed", {"seed.seed": 1})
+    monkeypatch.setattr(plan, "PATIENCE", 0.5)
+    with locked(run):
+        assert statuses(tmp_path, sweep)[0] == ("seed=1", "running", "01")
+    monkeypatch.setattr(plan, "PATIENCE", 60.0)
+    asked = 0
+
+    def ends_soon(seconds: float) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 3:
+            held.__exit__(None, None, None)
+
+    monkeypatch.setattr(plan.time, "sleep", ends_soon)  # type: ignore[attr-defined]
+    held = locked(run)
+    held.__enter__()
+    assert statuses(tmp_path, sweep)[0] == ("seed=1", plan.RESUME, "01")
+
+
+def test_runs_with_other_settings(trained: Path, tmp_path: Path, sweep: Definition) -> None:
+    run_of(trained, tmp_path, "01", "completed", {"seed.seed": 6})
+    with pytest.raises(UsageError, match="the sweep s has runs with other settings"):
+        plan.planned(tmp_path, sweep)
+
+
+def test_without_a_definition(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_of(trained, tmp_path, "01", "completed", {"seed.seed": 1, "norm": "none"})
+    run_of(trained, tmp_path, "02", "interrupted", {"seed.seed": 2, "norm": "none"})
+    parts = plan.known(tmp_path, "s", {"data_path": "elsewhere"})
+    assert [(part.label, part.status) for part in parts] == [("seed=1", "completed"), ("seed=2", plan.RESUME)]
+    assert {part.settings["data_path"] for part in parts} == {"elsewhere"}
+    assert "so only the 2 runs in " in capsys.readouterr().err
