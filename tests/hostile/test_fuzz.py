@@ -14,7 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from labml_bn.cli.errors import UserError
-from labml_bn.records.comparison import Comparison
+from labml_bn.records.comparison.curves import figure_of_groups, figure_of_runs
+from labml_bn.records.comparison.measured import read_groups
+from labml_bn.records.comparison.rows import group_rows, run_rows, sentences
 from labml_bn.records.folder import list_runs
 from labml_bn.records.record import Record, names_of, read_runs
 from labml_bn.trained import checkpoints
@@ -53,7 +55,10 @@ def read_everything(run: Path) -> list[Record]:
         record.metrics("accuracy.test")
         find_data(run, record.settings)
     if records:
-        Comparison(records).rows()
+        groups = read_groups(records)
+        group_rows(groups)
+        run_rows(groups, records)
+        sentences(groups)
     return records
 
 
@@ -102,7 +107,9 @@ def test_a_log_of_other_values(run: Path, lines: list[Any]) -> None:
 def test_the_figure_of_other_values(run: Path, lines: list[Any]) -> None:
     with (run / "log.jsonl").open("a") as log:
         log.write("".join(json.dumps(line) + "\n" for line in lines))
-    Comparison(read_everything(run)).figure().savefig(io.BytesIO())
+    records = read_everything(run)
+    figure_of_runs(read_groups(records), records).savefig(io.BytesIO())
+    figure_of_groups(read_groups(records)).savefig(io.BytesIO())
 
 
 @fuzz

@@ -30,6 +30,9 @@ _CLOSE = 5
 #: Curves are so many points beside each other, so that their bars do not hide each other.
 _BESIDE = 3.0
 
+#: The names of so many values fit beside each other; those of more are turned.
+_MOST_UPRIGHT = 10
+
 #: One curve: the values of the setting, each with its group.
 _Curve = Sequence[tuple[Any, Measured]]
 
@@ -61,24 +64,31 @@ def figure(groups: Sequence[Measured], key: str) -> Figure:
         best = sorted(curves, key=lambda label: _best(curves[label]), reverse=True)[:MOST_CURVES]
         curves = {label: curve for label, curve in curves.items() if label in best}
     if any(group.estimate(_ACCURACY).n == 0 for curve in curves.values() for _, group in curve):
-        captions.append("At the lower edge: groups without a final accuracy, as all runs diverged or none has ended.")
+        captions.append("Hollow, at the lower edge: groups without an accuracy; all runs diverged, or none was tested.")
 
     places, names = _places([group.group.settings[key] for group in groups], key)
     starts = _starts(curves)
     labels = list(curves)
     below = legend_height(labels) if len(curves) > 1 else 0.1
     caption = "\n".join(line for text in captions for line in textwrap.wrap(text, 140))
-    drawn = Figure(figsize=(11, 4.6 + below + 0.2 * len(captions)), dpi=100, layout="constrained")
-    grid = drawn.add_gridspec(2, len(starts), height_ratios=[4.2, below])
-    for column, start in enumerate(starts):
-        axes = drawn.add_subplot(grid[0, column])
+    height = 4.2 if len(starts) == 1 else 3.4
+    drawn = Figure(
+        figsize=(11, len(starts) * height + below + 0.3 + 0.2 * len(captions)), dpi=100, layout="constrained"
+    )
+    grid = drawn.add_gridspec(len(starts) + 1, 1, height_ratios=[*[height] * len(starts), below])
+    first: Axes | None = None
+    for row, start in enumerate(starts):
+        first = drawn.add_subplot(grid[row], sharex=first)
         for number, curve in enumerate(curves.values()):
             away = _BESIDE * (number - (len(curves) - 1) / 2)
-            _draw(axes, curve, places, number, away)
-        axes.set_ylim(*_limits(curves, start))
-        _finish(axes, key, places, names)
+            _draw(first, curve, places, number, away)
+        first.set_ylim(*_limits(curves, start))
+        _finish(first, key, places, names)
+        first.tick_params(labelbottom=row == len(starts) - 1)
+    assert first is not None
+    first.set_xlabel(key)
     if len(curves) > 1:
-        draw_legend(drawn.add_subplot(grid[1, :]), labels)
+        draw_legend(drawn.add_subplot(grid[-1]), labels)
     drawn.supxlabel(caption, fontsize=9)
     return drawn
 
@@ -152,13 +162,18 @@ def _draw(axes: Axes, curve: _Curve, places: Mapping[str, float], number: int, a
     )
     unknown = [place for place, found in shown if not found.n]
     at_edge = axes.get_xaxis_transform() + shift
-    axes.plot(unknown, [0.02] * len(unknown), transform=at_edge, **style(number) | {"linestyle": "none"})
+    look = style(number) | {"linestyle": "none", "markersize": 8, "markerfacecolor": "none", "clip_on": False}
+    axes.plot(unknown, [0.0] * len(unknown), transform=at_edge, **look)
 
 
 def _finish(axes: Axes, key: str, places: Mapping[str, float], names: Sequence[str]) -> None:
+    """The axes' scales, ticks and texts."""
     x = list(places.values())
     if names:
-        axes.set_xticks(x, [textwrap.fill(textwrap.shorten(name, 60), 20) for name in names], parse_math=False)
+        is_turned = len(names) > _MOST_UPRIGHT
+        shown = [textwrap.shorten(name, 90, placeholder="...") for name in names]
+        shown = [textwrap.fill(name, 30 if is_turned else 120 // len(names)) for name in shown]
+        axes.set_xticks(x, shown, rotation=90 if is_turned else 0, parse_math=False)
         axes.set_xlim(-0.5, len(names) - 0.5)
     elif min(x) > 0 and (key == "optimizer.learning_rate" or max(x) >= 10 * min(x)):
         axes.set_xscale("log")
@@ -174,5 +189,4 @@ def _finish(axes: Axes, key: str, places: Mapping[str, float], names: Sequence[s
     low, _ = axes.get_ylim()
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g}%")
     axes.set_title(f"{title} (axis starts at {low:.1%})" if low > 0 else title, fontsize="medium")
-    axes.set_xlabel(key)
     axes.grid(alpha=0.3)

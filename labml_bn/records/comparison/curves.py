@@ -44,7 +44,7 @@ _MARKERS = "osv^D<>P"
 _PANELS = ("loss.test", "accuracy.test", "loss.train", "accuracy.train")
 _STATISTIC = re.compile(r"bn\.(.+)\.(running_mean|running_var)", re.DOTALL)
 
-#: Ends of intervals are at least that on a logarithmic axis, which has no zero.
+#: Losses, and ends of intervals, are at least that on a logarithmic axis, which has no zero.
 _LOWEST = 1e-12
 
 #: The first part of a run (a fifth), whose training accuracy is so low that the axis could show little else.
@@ -138,7 +138,7 @@ def _figure(curves: Sequence[_Curve], captions: list[str]) -> Figure:
     )
     if banded:
         captions.append(_about_statistics(curves, layers, banded))
-    captions = [line for caption in captions for line in textwrap.wrap(caption, 150)]
+    captions = textwrap.wrap(" ".join(captions), 145)
     caption_height = 0.25 + 0.17 * len(captions)
     panel = min(2.9, (_HEIGHT - height_of_legend - below - caption_height) / 2)
     heights = [panel, panel, height_of_legend, *[statistics_height] * 2 * len(blocks)]
@@ -205,7 +205,7 @@ def _limit_loss(axes: Axes, lines: NDArray[Any]) -> str:
 
     `lines` are the means and the ends of their intervals, [3, n], or NaN.
     """
-    values, low, high = lines[:, lines[0] > 0]
+    values, low, high = lines[:, lines[0] > _LOWEST]
     if not len(values):
         return ""
     axes.set_yscale("log")
@@ -214,7 +214,7 @@ def _limit_loss(axes: Axes, lines: NDArray[Any]) -> str:
     margin = 1.05 * (top / bottom) ** 0.05
     bottom, top = bottom / margin, top * margin
     axes.set_ylim(bottom, top)
-    subs = (1.0, 2.0, 5.0) if top < 1e3 * bottom else (1.0,)
+    subs = (1.0, 2.0, 3.0, 5.0, 7.0) if top < 50 * bottom else (1.0, 2.0, 5.0) if top < 1e3 * bottom else (1.0,)
     axes.yaxis.set_major_locator(MaxNLocator(5) if top < 6 * bottom else LogLocator(subs=subs))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:.4g}")
     axes.yaxis.set_minor_locator(NullLocator())
@@ -257,7 +257,7 @@ def _averages(series: Series, width: float) -> Series:
 def _legend(labels: Sequence[str]) -> tuple[list[str], int]:
     """The labels as they are shown, long ones on several lines, and in how many columns they are."""
     columns = 2 if max(map(len, labels)) <= 60 else 1
-    return [textwrap.fill(textwrap.shorten(label, 200, placeholder=" ..."), 110) for label in labels], columns
+    return [textwrap.fill(textwrap.shorten(label, 200, placeholder=" ..."), 130) for label in labels], columns
 
 
 def legend_height(labels: Sequence[str]) -> float:

@@ -70,9 +70,7 @@ class Measured:
             found.append(f"{_count(untested)} not tested yet left out")
         epochs = self.group.settings["epochs"]
         if self.averaged and self.epochs < epochs:
-            part = (
-                f"the first {self.epochs} of {epochs} epochs, which all have" if self.epochs else "no epoch completed"
-            )
+            part = f"averaged over the first {self.epochs} of {epochs} epochs" if self.epochs else "no epoch to average"
             running = sum(run.status == RUNNING for run in self.averaged)
             found.append(f"{part} ({running} still running)" if running else part)
         return found
