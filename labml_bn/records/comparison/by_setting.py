@@ -69,13 +69,11 @@ def figure(groups: Sequence[Measured], key: str) -> Figure:
     places, names = _places([group.group.settings[key] for group in groups], key)
     starts = _starts(curves)
     labels = list(curves)
-    below = legend_height(labels) if len(curves) > 1 else 0.1
     caption = "\n".join(line for text in captions for line in textwrap.wrap(text, 140))
-    height = 4.2 if len(starts) == 1 else 3.4
-    drawn = Figure(
-        figsize=(11, len(starts) * height + below + 0.3 + 0.2 * len(captions)), dpi=100, layout="constrained"
-    )
-    grid = drawn.add_gridspec(len(starts) + 1, 1, height_ratios=[*[height] * len(starts), below])
+    heights = [4.2 if len(starts) == 1 else 3.4] * len(starts) + [legend_height(labels)] * (len(curves) > 1)
+    size = (11, sum(heights) + 0.3 + 0.2 * len(captions))
+    drawn = Figure(figsize=size, dpi=100, layout="constrained")
+    grid = drawn.add_gridspec(len(heights), 1, height_ratios=heights)
     first: Axes | None = None
     for row, start in enumerate(starts):
         first = drawn.add_subplot(grid[row], sharex=first)
@@ -124,8 +122,11 @@ def _starts(curves: Mapping[str, _Curve]) -> list[float | None]:
     means = [mean for mean in means if not np.isnan(mean)]
     if not means:
         return [None]
-    start = float(np.floor(1000 * (1 - max(_CLOSE * (1 - max(means)), 0.005))) / 1000)
-    return [None, start] if min(means) < start else [None]
+    close = [mean for mean in means if 1 - mean <= max(_CLOSE * (1 - max(means)), 0.005)]
+    if len(close) == len(means):
+        return [None]
+    margin = max(max(close) - min(close), 0.002) / 5
+    return [None, float(np.floor(1000 * (min(close) - margin)) / 1000)]
 
 
 def _limits(curves: Mapping[str, _Curve], start: float | None) -> tuple[float, float]:
@@ -164,6 +165,8 @@ def _draw(axes: Axes, curve: _Curve, places: Mapping[str, float], number: int, a
     at_edge = axes.get_xaxis_transform() + shift
     look = style(number) | {"linestyle": "none", "markersize": 8, "markerfacecolor": "none", "clip_on": False}
     axes.plot(unknown, [0.0] * len(unknown), transform=at_edge, **look)
+    for artist in (*axes.lines, *axes.collections):
+        artist.set_in_layout(False)  # what is outside the panel takes no space
 
 
 def _finish(axes: Axes, key: str, places: Mapping[str, float], names: Sequence[str]) -> None:
