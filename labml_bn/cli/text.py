@@ -60,6 +60,11 @@ def _lines(row: Sequence[Any], widths: Sequence[int], group: range, width: int |
     return textwrap.wrap(line, width, subsequent_indent=" " * before, break_on_hyphens=False)
 
 
+def paragraph(text: str, width: int | None = None) -> str:
+    """A sentence, in a terminal of `width` columns on lines of which all but the first are indented."""
+    return textwrap.fill(text, width, subsequent_indent=_INDENT, break_on_hyphens=False) if width else text
+
+
 def loss(value: float) -> str:
     """A loss with four decimals, `0.0342`, or a huge one in scientific notation, `5.04e+32`."""
     return f"{value:.4f}" if value < 1e6 else f"{value:.2e}"

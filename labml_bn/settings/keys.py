@@ -187,8 +187,8 @@ PATHS = ("data_path", "logs_path")
 #: With `track=distributions` a network has at most so many channels: with more, a line of the log is too long to read.
 MOST_CHANNELS = 10_000
 
-#: Keys that are not in a run's name, besides those that have their default: they do not change its numbers.
-_NOT_IN_NAMES = {"norm", "track", "checkpoint_interval", "keep", *PATHS}
+#: Keys that do not change what a run computes. They are not in its name.
+WITHOUT_EFFECT = frozenset({"track", "checkpoint_interval", "keep", *PATHS})
 
 #: What may change when a run is resumed: what does not change its numbers, and how long it trains. The rest of
 #: `optimizer.schedule` follows the new number of epochs.
@@ -228,7 +228,7 @@ def name_of(settings: Mapping[str, Any], also: Collection[str] = ()) -> str:
     norm = settings.get("norm", default("norm"))
     words = [{"none": "no_norm", "torch": "torch_norm"}.get(norm, norm)]
     for key, value in settings.items():
-        if key not in _NOT_IN_NAMES and (key in also or value != default(key)):
+        if key != "norm" and key not in WITHOUT_EFFECT and (key in also or value != default(key)):
             words.append(f"{short(key)}={as_typed(value)}")
     return " ".join(words)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from labml_bn.cli.text import duration, loss, printable, table, terminal_width
+from labml_bn.cli.text import duration, loss, paragraph, printable, table, terminal_width
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,11 @@ def test_duration(seconds: float, words: str) -> None:
 @pytest.mark.parametrize(("value", "words"), [(0.03416, "0.0342"), (999_999.0, "999999.0000"), (5.04e32, "5.04e+32")])
 def test_loss(value: float, words: str) -> None:
     assert loss(value) == words
+
+
+def test_a_paragraph() -> None:
+    assert paragraph("one two-three four", 13) == "one two-three\n    four"
+    assert paragraph("one two-three four", None) == "one two-three four"
 
 
 ROWS: list[list[Any]] = [

@@ -82,7 +82,7 @@ def _content(file: int) -> str:
 def main() -> None:
     """Read the cases, and print the outcomes."""
     work, cases = json.load(sys.stdin)
-    import labml_bn.records.comparison
+    import labml_bn.records.comparison.by_setting
     import labml_bn.trained.evaluation
     import labml_bn.trained.exporting
     import labml_bn.trained.prediction

@@ -15,7 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from labml_bn.cli.errors import UserError
-from labml_bn.records.comparison import Comparison
+from labml_bn.records.comparison.curves import figure_of_groups, figure_of_runs
+from labml_bn.records.comparison.measured import read_groups
+from labml_bn.records.comparison.rows import group_rows, run_rows, sentences
 from labml_bn.records.folder import list_runs
 from labml_bn.records.formats import as_csv, as_json
 from labml_bn.records.record import Record, names_of, read_runs
@@ -60,7 +62,10 @@ def read_everything(run: Path) -> list[Record]:
     assert len(list(csv.reader(io.StringIO(as_csv(table))))) == 1 + len(json.loads(as_json(table)))
     assert "<script" not in RunTable(records)._repr_html_()
     if records:
-        Comparison(records).rows()
+        groups = read_groups(records)
+        group_rows(groups)
+        run_rows(groups, records)
+        sentences(groups)
     return records
 
 
@@ -116,7 +121,9 @@ def test_a_log_of_other_values(run: Path, lines: list[Any]) -> None:
 def test_the_figure_of_other_values(run: Path, lines: list[Any]) -> None:
     with (run / "log.jsonl").open("a") as log:
         log.write("".join(json.dumps(line) + "\n" for line in lines))
-    Comparison(read_everything(run)).figure().savefig(io.BytesIO())
+    records = read_everything(run)
+    figure_of_runs(read_groups(records), records).savefig(io.BytesIO())
+    figure_of_groups(read_groups(records)).savefig(io.BytesIO())
 
 
 @fuzz

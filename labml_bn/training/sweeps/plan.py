@@ -15,7 +15,7 @@ from labml_bn.cli.errors import UsageError
 from labml_bn.cli.output import report
 from labml_bn.records.folder import list_checkpoints
 from labml_bn.records.record import COMPLETED, DIVERGED, RUNNING, Record, read_runs
-from labml_bn.settings import PATHS, as_typed, complete, short, training_images
+from labml_bn.settings import PATHS, WITHOUT_EFFECT, as_typed, complete, short, training_images
 from labml_bn.training.sweeps import definition
 from labml_bn.training.sweeps.definition import Definition
 
@@ -26,7 +26,7 @@ RESUME, START = "resume", "start"
 PATIENCE = 10.0
 
 #: Keys that do not change what a run computes. Runs that differ in them alone are the same, unless they vary.
-WITHOUT_EFFECT = {"checkpoint_interval", "keep", "device.cuda_device", *PATHS}
+IGNORED = WITHOUT_EFFECT | {"device.cuda_device"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def known(logs: Path, name: str, given: Mapping[str, Any]) -> list[Part]:
     report(f"warning: {definition.path(logs, name)} is missing, so only the {len(records)} runs in {logs} are known")
     varying = [key for key in complete({}) if len({repr(record.settings[key]) for record in records}) > 1]
     parts = []
-    for same in by_identity(logs, name, WITHOUT_EFFECT).values():
+    for same in by_identity(logs, name, IGNORED).values():
         settings = same[-1].settings
         label = " ".join(f"{short(key)}={as_typed(settings[key])}" for key in varying if key not in PATHS) or name
         parts.append(part_of({**settings, **given}, label, same))
@@ -80,7 +80,7 @@ def known(logs: Path, name: str, given: Mapping[str, Any]) -> list[Part]:
 
 def identity(settings: Mapping[str, Any], swept: Iterable[str]) -> str:
     """What two runs have in common if they are the same: every setting but those without an effect, if not swept."""
-    ignored = WITHOUT_EFFECT - set(swept) | set(PATHS)
+    ignored = IGNORED - set(swept) | set(PATHS)
     return json.dumps([value for key, value in complete(settings).items() if key not in ignored])
 
 

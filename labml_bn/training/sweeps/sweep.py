@@ -141,7 +141,7 @@ def train_one(settings: Mapping[str, Any], name: str, written: Mapping[str, Any]
     """
     logs = logs_of(settings)
     found = definition.read(logs, _checked_name(name))
-    swept = found.grid.swept.keys() if found else plan.WITHOUT_EFFECT
+    swept = found.grid.swept.keys() if found else plan.IGNORED
     key = plan.identity(settings, swept)
     if found and all(plan.identity(other, swept) != key for other in found.grid.combinations()):
         raise UsageError(f"the sweep {name} has no run with these settings: choose another name (--sweep NAME)")
