@@ -35,14 +35,15 @@ def main() -> None:
     check_writable(arguments.figure, (".png", ".svg"))
 
     from labml_bn.cli.text import table, terminal_width
-    from labml_bn.records import comparison, figures
+    from labml_bn.records import figures
+    from labml_bn.records.comparison.curves import Comparison
     from labml_bn.records.folder import find_runs
     from labml_bn.records.record import read_runs
 
     runs = read_runs(find_runs(arguments.runs, arguments.logs))
     if not runs:
         raise UserError("there are no runs to compare")
-    compared = comparison.Comparison(runs)
+    compared = Comparison(runs)
     rows, figure = compared.rows(), compared.figure()
     print(table(rows, terminal_width()))
     figures.save(figure, arguments.figure)

@@ -1,4 +1,4 @@
-"""Saving figures, and a page of a table with a figure. `comparison.py` and `trained/mistakes.py` draw them."""
+"""Saving figures, and a page of a table with a figure. `comparison/` and `trained/mistakes.py` draw them."""
 
 import contextlib
 import html

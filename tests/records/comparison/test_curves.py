@@ -9,7 +9,7 @@ import pytest
 from matplotlib.axes import Axes
 
 from labml_bn.records import figures
-from labml_bn.records.comparison import Comparison
+from labml_bn.records.comparison.curves import Comparison
 from labml_bn.records.record import read_run
 from tests.conftest import another, metrics
 
