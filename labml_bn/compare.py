@@ -8,8 +8,9 @@
 The table shows the settings that differ between the runs, the accuracy on all test images after the last and the best
 epoch, and the time. The figure shows loss and accuracy over the training images seen, and for each batch normalization
 layer its running mean and variance as a band over the channels: the 15th, 50th and 85th percentile. The page is written
-beside the figure, with the ending .html, and needs no other file: its charts show their values, can be zoomed, and group
-the runs by any setting. With --live, the page is served on this machine until Ctrl-C, and nothing is written.
+beside the figure, with the ending .html, and needs no other file. Its charts show values and can be zoomed; runs that
+differ only in their seed are a group, or those with the same value of any setting. With --live, the page is served on
+this machine until Ctrl-C, and no file is written.
 """
 
 from argparse import Namespace

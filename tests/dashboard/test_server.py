@@ -128,7 +128,7 @@ SIGNALLED = """
 import os, sys, weakref
 from pathlib import Path
 from labml_bn.cli.command import run_command
-from labml_bn.dashboard import database, server
+from labml_bn.dashboard import database, server, serving
 
 class Referent: pass
 
@@ -145,7 +145,7 @@ def main():
     logs = Path("logs").resolve()
     logs.mkdir()
     transaction, follower, _ = database.open_with_runs(logs, restore=False)
-    server.serve(server.listen(0), logs, transaction, follower, opened)
+    server.serve(serving.listen(0), logs, transaction, follower, opened)
 
 run_command(main)
 """

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from labml_bn.cli.errors import UserError
-from labml_bn.records.comparison import Comparison
+from labml_bn.records.comparison.curves import Comparison
 from labml_bn.records.folder import list_runs
 from labml_bn.records.record import Record, names_of, read_runs
 from labml_bn.trained import checkpoints

@@ -9,7 +9,7 @@ async function follow() {
     await new Promise((resolve) => setTimeout(resolve, 1000 * (data.isRunning ? SECONDS_RUNNING : SECONDS_WAITING)));
     if (document.hidden) continue;
     try {
-      const response = await fetch("data", {headers: version ? {"If-None-Match": version} : {}, cache: "no-store"});
+      const response = await fetch("api/data", {headers: version ? {"If-None-Match": version} : {}, cache: "no-store"});
       if (response.status === 200) {
         version = response.headers.get("ETag");
         load(await response.text());
