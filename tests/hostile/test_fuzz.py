@@ -14,7 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from labml_bn.cli.errors import UserError
+from labml_bn.records.comparison import page
 from labml_bn.records.comparison.curves import Comparison
+from labml_bn.records.comparison.page_data import make_data
 from labml_bn.records.folder import list_runs
 from labml_bn.records.record import Record, names_of, read_runs
 from labml_bn.trained import checkpoints
@@ -54,6 +56,7 @@ def read_everything(run: Path) -> list[Record]:
         find_data(run, record.settings)
     if records:
         Comparison(records).rows()
+        page.html(page.as_json(make_data(records, [record.metrics() for record in records])))
     return records
 
 

@@ -42,6 +42,7 @@ def make_data(runs: Sequence[Record], metrics: Sequence[Mapping[str, Series]]) -
     steps = _Steps()
     averaged = _averaged(metrics)
     identifiers = short_uuids(runs)
+    in_no_name = {*NOT_COMPARED, SEED}
     sizes = [_sizes(of_run) for of_run in metrics]
     percentile_share = PERCENTILES_LIMIT // max(1, len(runs))
     channel_share = CHANNELS_LIMIT // max(1, len(runs))
@@ -59,7 +60,7 @@ def make_data(runs: Sequence[Record], metrics: Sequence[Mapping[str, Series]]) -
                 "id": identifiers[run.folder],
                 "uuid": run.uuid,
                 "name": _text(run.given_name),
-                "groupName": _text(name_of({key: value for key, value in run.settings.items() if key != SEED})),
+                "groupName": _text(name_of({key: run.settings[key] for key in KEYS if key not in in_no_name})),
                 "tags": [_text(tag) for tag in run.tags[:20]],
                 "sweep": run.sweep,
                 "note": _text(str(run.notes.get("note", ""))),

@@ -186,7 +186,7 @@ function zoomTo(panel, chart) {
     : [chart.posToVal(left, "x"), chart.posToVal(left + width, "x")];
   const y = isAll(height, chart.over.clientHeight) ? undefined
     : [chart.posToVal(top + height, "y"), chart.posToVal(top, "y")];
-  panel.view.zoomed(x, y);
+  queueMicrotask(() => panel.view.zoomed(x, y)); // when uPlot is done with the event: the chart is made again
 }
 
 /** What the arrow keys, + and -, and Escape do in a chart. */

@@ -10,13 +10,13 @@ function parsedFilter(text) {
     const wanted = words.toLowerCase().split(/\s+/);
     return (run) => wanted.every((word) => textOf(run).includes(word));
   }
-  const tests = words.split(/\s+and\s+/i).map(parsedTerm);
+  const tests = words.split(/\s+and(?:\s+|$)/i).map(parsedTerm);
   return (run) => tests.every((test) => test(run));
 }
 
 function parsedTerm(term) {
   const match = TERM.exec(term.trim());
-  if (!match || !match[3]) throw new Error(`${term.trim()}: write key=value, key>value, …, joined by "and"`);
+  if (!match || !match[3]) throw new Error(`${term.trim() || "after and"}: write key=value, key>value, …, joined by "and"`);
   const [, key, operator, written] = match;
   const valuesOf = valuesFor(key);
   const value = written.replace(/^(["'])(.*)\1$/, "$2");

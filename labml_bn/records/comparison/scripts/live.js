@@ -1,7 +1,7 @@
 // A live page: it asks its server for newer data every few seconds, and keeps all that was chosen.
 
 const SECONDS_RUNNING = 3;
-const SECONDS_WAITING = 15;
+const SECONDS_WAITING = 5;
 
 async function follow() {
   let version = "";

@@ -94,11 +94,12 @@ function checkbox(key, text, isChecked, changed) {
 function drawLegend() {
   const chips = groups.map((group) => {
     const line = {colour: colourOf(group.number), dash: dashOf(group.number)};
-    const toggle = (event) => (event.altKey ? isolate(group) : showGroup(group, !isShown(group)));
+    // The second click of a double click is on a new element, so that none of them gets the event of that name.
+    const toggle = (event) => (event.altKey || event.detail === 2 ? isolate(group) : showGroup(group, !isShown(group)));
     const isExpanded = state.expanded.has(group.id);
     return element("span", {class: isShown(group) ? "chip" : "chip off"},
       element("button", {type: "button", class: "toggle", "aria-pressed": String(isShown(group)), title: "hide or show",
-        "data-key": `toggle ${group.id}`, onclick: toggle, ondblclick: () => isolate(group)},
+        "data-key": `toggle ${group.id}`, onclick: toggle},
         sample(line), element("span", {class: "name"}, group.label),
         state.by === BY_RUN ? null : element("span", {class: "count"}, `n = ${countText(group)}`)),
       element("button", {type: "button", title: "show this group only", "data-key": `only ${group.id}`,
@@ -111,11 +112,11 @@ function drawLegend() {
         }}, "runs"));
   });
   const hidden = groups.filter((group) => !isShown(group)).length;
-  const all = element("button", {type: "button", "data-key": "show all", onclick: () => change({hidden: new Set()})},
+  const all = element("button", {type: "button", "data-key": "show all", disabled: !hidden, onclick: () => change({hidden: new Set()})},
     `show all ${groups.length}`);
   const said = groups.length > MOST_GROUPS
     ? [element("span", {class: "count"}, `${groups.length - hidden} of ${groups.length} groups are drawn; at first those with the highest final test accuracy.`)] : [];
-  byId("legend").replaceChildren(...said, ...(hidden ? [all] : []), ...chips);
+  byId("legend").replaceChildren(...said, ...(groups.length > 1 ? [all] : []), ...chips);
 }
 
 function showGroup(group, on) {
@@ -125,7 +126,7 @@ function showGroup(group, on) {
 
 /** Show one group only; or all, if it is the only one already. */
 function isolate(group) {
-  const others = groups.filter((one) => one !== group).map(({id}) => id);
+  const others = groups.filter(({id}) => id !== group.id).map(({id}) => id);
   const isOnly = isShown(group) && others.every((id) => state.hidden.has(id));
   change({hidden: new Set(isOnly ? [] : others)});
 }
