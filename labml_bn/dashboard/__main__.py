@@ -34,7 +34,7 @@ def main() -> None:
     try:
         import labml_app  # noqa: F401 - `database` imports the rest of it later
 
-        from labml_bn.dashboard import database, server
+        from labml_bn.dashboard import database, server, serving
         from labml_bn.dashboard.address import PAGE, Address
     except ImportError as error:
         raise UserError(
@@ -48,7 +48,7 @@ def main() -> None:
 
     with os_errors_as(f"cannot create the folder {logs}"):
         logs.mkdir(parents=True, exist_ok=True)
-    listener = None if arguments.sync else server.listen(arguments.port)
+    listener = None if arguments.sync else serving.listen(arguments.port)
     transaction, follower, changed = database.open_with_runs(logs, restore=arguments.sync)
     print(f"imported runs from {arguments.logs}: {changed}", flush=True)
     if listener is not None:

@@ -1,4 +1,4 @@
-"""Who is let in: browsers that have opened the address that the dashboard printed, on this machine, as this user.
+"""Who is let in: browsers that have opened the address that the server printed, on this machine, as this user.
 
 The address contains a token. A browser that opens it gets the token as a cookie, as with Jupyter. All other requests
 are refused: those of other users of this machine, of the pages of other sites, and with another Host header (DNS
@@ -23,7 +23,7 @@ Next = Callable[[Request], Awaitable[Response]]
 LARGEST, SECONDS = 1_000_000, 5.0
 
 _HEADERS = {
-    # The browser refuses to load anything from other hosts into the page.
+    # The browser refuses to load anything from other hosts into the page. A response can have a stricter policy.
     "Content-Security-Policy": (
         "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -38,10 +38,14 @@ _HEADERS = {
 
 
 class Guard:
-    """Refuses requests that do not come from the dashboard's own page, and reports errors on the terminal only."""
+    """Refuses requests that do not come from the server's own page, and reports errors on the terminal only.
 
-    def __init__(self, address: Address) -> None:
+    `name` is what messages call the server.
+    """
+
+    def __init__(self, address: Address, name: str) -> None:
         self._address = address
+        self._name = name
         self._hosts = {name if address.port == 80 else f"{name}:{address.port}" for name in (HOST, "localhost")}
         self._origins = {f"http://{host}" for host in self._hosts}
         self._cookie = f"labml-bn-{address.port}"  # the dashboards at all ports get the cookies of all
@@ -49,7 +53,8 @@ class Guard:
     async def __call__(self, request: Request, call_next: Next) -> Response:
         """Answer a request, or refuse it."""
         response = await self._answer(request, call_next)
-        response.headers.update(_HEADERS)
+        for name, value in _HEADERS.items():
+            response.headers.setdefault(name, value)
         proof = self._address.proof(request.headers.get(CHALLENGE_HEADER, ""))
         if proof is not None:
             response.headers[PROOF_HEADER] = proof
@@ -57,13 +62,13 @@ class Guard:
 
     async def _answer(self, request: Request, call_next: Next) -> Response:
         if request.headers.get("host") not in self._hosts:
-            return _refusal(request, 403, f"wrong host: the dashboard's address is {self._address.url}")
+            return _refusal(request, 403, f"wrong host: the {self._name}'s address is {self._address.url}")
         if self._is_foreign(request):
             return _refusal(request, 403, "requests from other sites are refused")
         if request.method == "GET" and self._is_token(request.query_params.get(TOKEN)):
             return self._with_cookie(request)
         if not self._is_known(request):
-            return _refusal(request, 403, "open the address that the dashboard printed, which contains a token")
+            return _refusal(request, 403, f"open the address that the {self._name} printed, which contains a token")
         if "transfer-encoding" in request.headers:
             return _refusal(request, 411, "a request must have a Content-Length")
         if int(request.headers.get("content-length", 0)) > LARGEST:
@@ -78,7 +83,7 @@ class Guard:
             return Response(status_code=400)  # nobody receives it
         except Exception as error:
             report(f"{request.method} {request.url.path} failed: {error!r}")
-            return JSONResponse({"error": "internal error; the reason is on the dashboard's terminal"}, 500)
+            return JSONResponse({"error": f"internal error; the reason is on the {self._name}'s terminal"}, 500)
 
     def _is_foreign(self, request: Request) -> bool:
         origin = request.headers.get("origin")

@@ -16,7 +16,8 @@ import secrets
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,11 +85,18 @@ def forwarding(url: str) -> str:
     return f'<!DOCTYPE html><meta http-equiv="refresh" content="0;url={html.escape(url)}">\n'
 
 
-@contextlib.contextmanager
-def announced(logs: Path, address: Address) -> Iterator[None]:
+def announced(logs: Path, address: Address) -> AbstractContextManager[None]:
     """Keep the address in the files while the block runs. Without them, only the links are missing."""
     url = address.page(secret=True)
-    contents = {logs / _FILE: f"{url}\n", logs / PAGE: forwarding(url)}
+    return kept({logs / _FILE: f"{url}\n", logs / PAGE: forwarding(url)})
+
+
+@contextlib.contextmanager
+def kept(contents: Mapping[Path, str]) -> Iterator[None]:
+    """Keep files with these contents, which only this user can read, while the block runs, as far as that is possible.
+
+    A file that another process has written meanwhile is not deleted.
+    """
     for file, content in contents.items():
         with contextlib.suppress(OSError), replacing(file, mode=0o600) as part:
             part.write_text(content, encoding="utf-8")

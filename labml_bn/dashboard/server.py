@@ -1,4 +1,4 @@
-"""The web server of labml's app: which requests it answers, and how it starts and stops.
+"""The web server of labml's app: which requests it answers. `serving.py` starts and stops it.
 
 labml's own server can be made to send files outside its folder, accepts any Host header, lets other sites read its
 responses, and sends tracebacks to the client. So only some of its request handlers are used here (`requests.py`). This
@@ -10,24 +10,18 @@ import asyncio
 import contextlib
 import logging
 import secrets
-import signal
 import socket
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
-import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, HTMLResponse, PlainTextResponse
 from starlette.exceptions import HTTPException
 
-from labml_bn.cli.errors import Terminated, UserError, reason
-from labml_bn.dashboard import assets, page
+from labml_bn.dashboard import assets, page, serving
 from labml_bn.dashboard.access import Guard, Next
-from labml_bn.dashboard.address import HOST, Address, announced
-from labml_bn.dashboard.protocol import AT_ONCE, LimitedProtocol
+from labml_bn.dashboard.address import Address, announced
 from labml_bn.dashboard.store import Transaction
 
 if TYPE_CHECKING:
@@ -35,26 +29,6 @@ if TYPE_CHECKING:
 
 #: The first parts of the paths that the page uses. Each is answered with the page, whose script does the rest.
 _PAGES = {"run", "runs", "settings", "401", "404", "500", "network_error"}
-
-#: Seconds in which responses are completed when the dashboard ends.
-_LAST_SECONDS = 3
-
-#: The signals that end the dashboard. SIGHUP is sent when its terminal is closed.
-_ENDING = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
-
-
-def listen(port: int) -> socket.socket:
-    """A socket that listens on the port; 0 is any free port. Raises UserError if the port cannot be opened."""
-    listener = socket.socket()
-    if sys.platform != "win32":
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((HOST, port))
-        listener.listen()
-    except OSError as error:
-        listener.close()
-        raise UserError(f"cannot open port {port}: {reason(error)}; choose another with --port") from error
-    return listener
 
 
 def serve(
@@ -69,33 +43,14 @@ def serve(
     `opened` is called with the address. The database is already open.
     """
     address = Address(listener.getsockname()[1], secrets.token_urlsafe(32))
-    config = uvicorn.Config(
-        make_app(address, logs, transaction),
-        http=LimitedProtocol,
-        ws="none",
-        lifespan="off",
-        backlog=AT_ONCE,
-        log_level="critical",  # what a client does wrong is not reported on the terminal
-        access_log=False,
-        timeout_graceful_shutdown=_LAST_SECONDS,
-    )
-    server = uvicorn.Server(config)
-    interrupts: list[KeyboardInterrupt] = []
 
-    def end(number: int, frame: FrameType | None) -> None:
-        # Not raised here: Python ignores an exception that a signal raises within a weak reference's callback.
-        interrupts.append(KeyboardInterrupt() if number == signal.SIGINT else Terminated())
-        server.should_exit = True
+    @contextlib.contextmanager
+    def meanwhile() -> Iterator[None]:
+        with announced(logs, address), follower:
+            opened(address)
+            yield
 
-    # uvicorn's own handlers are in place while it runs. It raises the signal again when it has shut down.
-    for number in _ENDING:
-        if signal.getsignal(number) != signal.SIG_IGN:  # as with nohup
-            signal.signal(number, end)
-    with announced(logs, address), follower:
-        opened(address)
-        server.run(sockets=[listener])
-    if interrupts:
-        raise interrupts[0]
+    serving.run(make_app(address, logs, transaction), listener, meanwhile())
 
 
 def make_app(address: Address, logs: Path, transaction: Transaction) -> FastAPI:
@@ -124,7 +79,7 @@ def make_app(address: Address, logs: Path, transaction: Transaction) -> FastAPI:
 
     # The middleware that is added last gets a request first.
     app.middleware("http")(_Transactions(transaction))
-    app.middleware("http")(Guard(address))
+    app.middleware("http")(Guard(address, "dashboard"))
     return app
 
 

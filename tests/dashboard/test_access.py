@@ -194,7 +194,7 @@ def test_an_error_has_no_internal_details(capsys: pytest.CaptureFixture[str]) ->
 
     headers = [(b"host", b"127.0.0.1:1"), (b"authorization", b"token ours")]
     scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": headers}
-    response = asyncio.run(Guard(Address(1, "ours"))(Request(scope, receive), failing))
+    response = asyncio.run(Guard(Address(1, "ours"), "dashboard")(Request(scope, receive), failing))
     assert response.status_code == 500
     assert response.body == b'{"error":"internal error; the reason is on the dashboard\'s terminal"}'
     assert capsys.readouterr().err == "GET / failed: RuntimeError('the reason\\x1b')\n"

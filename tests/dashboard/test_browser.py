@@ -2,75 +2,32 @@
 
 import json
 import re
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from playwright.sync_api import ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Page
 
 from labml_bn import load_runs
 from labml_bn.dashboard.address import run_id
 from labml_bn.records import notes
+from tests.browser import Visit, needs_browser, visiting
 from tests.conftest import Begin, Run, another, metrics, runs
 from tests.dashboard.conftest import Start, logged, wait_until
-
-#: The browser, and the options that keep it from contacting its vendor.
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-QUIET = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 #: A chart; the small curves in its legend are sparklines.
 CHART = "svg:not(.sparkline)"
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(BROWSER is None, reason="chromium is not installed (Debian: apt-get install chromium)"),
-]
-
-
-@dataclass
-class Visit:
-    """A page, the hosts that it contacted, and its errors."""
-
-    page: Page
-    hosts: set[str | None] = field(default_factory=set)
-    errors: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.page.on("request", self._request)
-        self.page.on("requestfailed", lambda request: self.errors.append(f"{request.url} failed"))
-        self.page.on("console", self._console)
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-
-    def _request(self, request: Request) -> None:
-        self.hosts.add(urlsplit(request.url).hostname)
-
-    def _console(self, message: ConsoleMessage) -> None:
-        if message.type == "error":
-            self.errors.append(message.text)
+pytestmark = [pytest.mark.slow, needs_browser]
 
 
 @pytest.fixture
 def visit(tmp_path: Path) -> Iterator[Visit]:
     """A fresh browser."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch_persistent_context(
-            tmp_path / "browser", executable_path=BROWSER, args=QUIET, viewport={"width": 1300, "height": 1000}
-        )
-        yield Visit(browser.pages[0])
-        browser.close()
+    with visiting(tmp_path / "browser") as visit:
+        yield visit
 
 
 def lines(page: Page, selector: str) -> list[NDArray[np.float64]]:
@@ -349,16 +306,3 @@ def test_a_visit_records_hosts_and_errors(visit: Visit) -> None:
     visit.page.wait_for_timeout(500)
     assert "elsewhere.example" in visit.hosts
     assert any("nothing is not defined" in error for error in visit.errors)
-
-
-def test_the_comparison_page(visit: Visit, trained: Path, work: Path, command: Run) -> None:
-    """The page that `compare` writes shows its figure, and loads no other file."""
-    assert command("compare", trained).returncode == 0
-    visit.page.goto((work / "compare.html").as_uri())
-    box = visit.page.locator("svg").bounding_box()
-    assert box is not None
-    assert box["width"] > 800
-    assert box["height"] > 300
-    assert trained.name[:8] in visit.page.inner_text("table")
-    assert visit.errors == []
-    assert visit.hosts <= {None, ""}

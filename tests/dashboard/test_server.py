@@ -2,8 +2,6 @@
 
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -121,39 +119,3 @@ def test_nohup(start: Start) -> None:
         assert dashboard.runs() == []
         dashboard.process.terminate()
         assert dashboard.process.wait(timeout=20) == 143
-
-
-#: A dashboard that gets a signal at once, in a weak reference's callback, where Python ignores exceptions.
-SIGNALLED = """
-import os, sys, weakref
-from pathlib import Path
-from labml_bn.cli.command import run_command
-from labml_bn.dashboard import database, server
-
-class Referent: pass
-
-def signalled(reference):
-    os.kill(os.getpid(), int(sys.argv[1]))
-    sum(range(10))
-
-def opened(url):
-    referent = Referent()
-    reference = weakref.ref(referent, signalled)
-    del referent
-
-def main():
-    logs = Path("logs").resolve()
-    logs.mkdir()
-    transaction, follower, _ = database.open_with_runs(logs, restore=False)
-    server.serve(server.listen(0), logs, transaction, follower, opened)
-
-run_command(main)
-"""
-
-
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 143)])
-def test_a_signal_before_the_server_runs(number: int, status: int, work: Path, environment: dict[str, str]) -> None:
-    command = [sys.executable, "-c", SIGNALLED, str(int(number))]
-    ended = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=60)
-    assert (ended.returncode, ended.stderr) == (status, "interrupted\n")
-    assert not (work / "logs" / "dashboard.address").exists()

@@ -15,8 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from labml_bn.cli.errors import UserError
+from labml_bn.records.comparison import page
 from labml_bn.records.comparison.curves import figure_of_groups, figure_of_runs
 from labml_bn.records.comparison.measured import read_groups
+from labml_bn.records.comparison.page_data import make_data
 from labml_bn.records.comparison.rows import group_rows, run_rows, sentences
 from labml_bn.records.folder import list_runs
 from labml_bn.records.formats import as_csv, as_json
@@ -62,10 +64,12 @@ def read_everything(run: Path) -> list[Record]:
     assert len(list(csv.reader(io.StringIO(as_csv(table))))) == 1 + len(json.loads(as_json(table)))
     assert "<script" not in RunTable(records)._repr_html_()
     if records:
-        groups = read_groups(records)
+        metrics = {record.folder: record.metrics() for record in records}
+        groups = read_groups(records, metrics)
         group_rows(groups)
         run_rows(groups, records)
         sentences(groups)
+        page.html(page.as_json(make_data(records, list(metrics.values()))))
     return records
 
 

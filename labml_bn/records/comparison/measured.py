@@ -80,9 +80,10 @@ class Measured:
         return [len(metrics[_TEST].steps) if _TEST in metrics else 0 for metrics in logged]
 
 
-def read_groups(runs: Sequence[Record]) -> list[Measured]:
-    """The groups of some runs, with the metrics that are shown."""
-    return [_measured(group) for group in group_runs(runs)]
+def read_groups(runs: Sequence[Record], metrics: Mapping[Path, Metrics] | None = None) -> list[Measured]:
+    """The groups of some runs, with the metrics that are shown. `metrics` has those of each folder, if already read."""
+    metrics = metrics or {run.folder: run.metrics() for run in runs}
+    return [_measured(group, metrics) for group in group_runs(runs)]
 
 
 def at_common_steps(runs: Sequence[Metrics]) -> tuple[Metrics, ...]:
@@ -102,18 +103,18 @@ def at_common_steps(runs: Sequence[Metrics]) -> tuple[Metrics, ...]:
     return tuple(cut)
 
 
-def _measured(group: Group) -> Measured:
-    logged = {run.folder: _shown(run) for run in group.all_runs}
+def _measured(group: Group, metrics: Mapping[Path, Metrics]) -> Measured:
+    logged = {run.folder: _shown(metrics[run.folder]) for run in group.all_runs}
     tested = tuple(run for run in group.runs if _TEST in logged[run.folder])
     averaged = tested or group.runs
     return Measured(group, logged, averaged, at_common_steps([logged[run.folder] for run in averaged]))
 
 
-def _shown(run: Record) -> Metrics:
+def _shown(metrics: Metrics) -> Metrics:
     """The metrics of a run that are in the table or in a picture."""
     return {
         name: possible(name, series)
-        for name, series in run.metrics().items()
+        for name, series in metrics.items()
         if name.startswith(("loss.", "accuracy.")) or name.endswith((".running_mean", ".running_var"))
     }
 
