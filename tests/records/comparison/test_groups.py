@@ -56,7 +56,7 @@ def test_of_a_seed_that_was_run_again_the_newest_counts(make_run: MakeRun) -> No
     newest = make_run(1, uuid="a", started=10)
     older = [make_run(1, uuid="b", started=8), make_run(1, uuid="c", started=9)]
     other = make_run(2, uuid="d", started=7)
-    (group,) = group_runs([*older, newest, other])
+    (group,) = group_runs([newest, *older, other])
     assert group.runs == (newest, other)
     assert group.older == tuple(older)
 
