@@ -60,6 +60,8 @@ def main() -> None:
         print(_list_of_keys())
         return
     grid = settings.read_grid(arguments.settings)
+    if arguments.resume is None and arguments.like is None:
+        grid.check()
     written = _written(arguments)
     if arguments.jobs is not None and arguments.jobs < 1:
         raise UsageError(f"--jobs {arguments.jobs}: write how many runs to train at the same time, at least 1")
@@ -73,8 +75,7 @@ def main() -> None:
         runs = sweep.to_resume(arguments.resume, grid.one())
     else:
         if arguments.like is not None:
-            grid = settings.Grid(run.settings_of(arguments.like, grid.settings), grid.swept)
-        if arguments.resume is None:
+            grid = grid.on(run.settings_of(arguments.like, grid.settings))
             grid.check()
         if grid.swept:
             if arguments.name is not None and arguments.sweep is not None:

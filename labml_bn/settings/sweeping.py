@@ -54,6 +54,10 @@ class Grid:
             raise UsageError(f"{key} has several values ({len(values)}), and this is one run: write one value")
         return self.settings
 
+    def on(self, settings: Mapping[str, Any]) -> "Grid":
+        """The same values of the keys that vary, on other settings, which may have values of them too."""
+        return Grid({key: value for key, value in settings.items() if key not in self.swept}, self.swept)
+
     def check(self) -> None:
         """Raise UsageError for too many runs, or for settings that are not allowed together, naming the combination."""
         if len(self) > MOST_RUNS:

@@ -72,7 +72,9 @@ class Pool:
             job, kind, content = self._events.get(timeout=0.1)
         except Empty:
             return
-        running = self._running[job]
+        running = self._running.get(job)
+        if running is None:
+            return  # a line of a process that this one has started, and that has outlived it
         if kind == "report":
             running.report(content, self._console)
         elif kind == "line":

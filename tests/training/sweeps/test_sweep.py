@@ -217,6 +217,8 @@ def test_like_a_run(train: Run, work: Path, tiny: list[str]) -> None:
     assert train(*tiny, "norm=none", "lr=0.002").returncode == 0
     done = train("--like", "latest", "seed=1..2")
     assert (done.returncode, done.stderr) == (0, "")
+    again = train("--resume", "seed")
+    assert (again.returncode, again.stdout.splitlines()[0]) == (0, "sweep seed: 2 runs, 2 complete")
     (first, *others) = records(work)
     assert [{**record.settings, "seed.seed": 5, "data_path": ""} for record in others] == [
         {**first.settings, "data_path": ""}
