@@ -335,6 +335,15 @@ class TestInABrowser:
             assert line["low"] is None
             assert dict(line["points"]) == logged(run, "accuracy.test")
 
+    def test_folders_of_the_same_name(self, sweep: list[Path], tmp_path: Path, opened: Open) -> None:
+        """In different places: two runs."""
+        same = varied(sweep[0], tmp_path / "logs", "77beef", settings={"norm": "none"})
+        other = same.rename(same.with_name(sweep[0].name))
+        shown = opened([sweep[0], other]).page
+        shown.get_by_label("group by").select_option("each run")
+        drawn = shown.evaluate(LINES, "loss.test")
+        assert [dict(line["points"]) for line in drawn] == [logged(run, "loss.test") for run in (sweep[0], other)]
+
     def test_a_run_that_was_repeated_counts_once(self, sweep: list[Path], tmp_path: Path, opened: Open) -> None:
         """The newest. Settings that do not change the numbers make no difference."""
         newest = varied(sweep[0], tmp_path / "logs", "590beef", settings={"seed.seed": 1, "keep": 5})
@@ -343,6 +352,26 @@ class TestInABrowser:
         steps, mean, _ = expected_mean([sweep[1], newest], "loss.test")
         assert_points(drawn[label]["points"], steps, mean)
         assert shown.locator(".chip .count").inner_text() == "n = 2, 1 repeated, left out"
+
+    def test_a_run_that_is_not_tested_yet_does_not_count(self, sweep: list[Path], tmp_path: Path, opened: Open) -> None:
+        """It would leave almost nothing to average."""
+        begun = varied(sweep[0], tmp_path / "logs", "590beef", settings={"seed.seed": 7}, part=0.1)
+        assert "accuracy.test" not in metrics(begun)
+        shown = opened([*sweep[:2], begun]).page
+        for name in CHARTS:
+            (drawn,) = lines(shown, name).values()
+            steps, mean, _ = expected_mean(sweep[:2], name)
+            assert_points(drawn["points"], steps, mean)
+        assert shown.locator(".chip .count").inner_text() == "n = 2, 1 not tested yet, left out"
+
+    def test_names_that_the_user_has_given(self, sweep: list[Path], tmp_path: Path, opened: Open) -> None:
+        """A group has the name of its runs, if all of them have one."""
+        runs = [varied(run, tmp_path / "logs", f"5{number}beef", settings={}) for number, run in enumerate(sweep[:6])]
+        for run in runs[:3]:
+            notes.write(run, {"name": "the small rate"})
+        notes.write(runs[3], {"name": "another"})
+        shown = opened(runs).page
+        assert shown.locator(".chip .name").all_inner_texts() == ["the small rate", "lr=0.01"]
 
     def test_the_table(self, sweep: list[Path], opened: Open) -> None:
         """Means with intervals of the final and the best values, sorted by any column; the runs on demand."""
@@ -365,6 +394,7 @@ class TestInABrowser:
         common = min(map(len, values)) - 1
         cells = shown.locator("tbody tr", has_text="no_norm lr=0.001").first.locator("td").all_inner_texts()
         assert cells[2].startswith(f"{100 * np.mean([one[common] for one in values]):.2f} ±")
+        assert cells[6] == "–"  # their times cannot be compared
 
         def column(number: int) -> list[float]:
             return [float(text.split()[0]) for text in shown.locator(f"tbody td:nth-child({number})").all_inner_texts()]
@@ -441,7 +471,7 @@ class TestInABrowser:
         name = "bn.norm3.running_var"  # the same statistic
         assert section.get_by_label("statistic").input_value() == name
         assert section.get_by_label("per channel").is_disabled()
-        shown.locator("#who").select_option(f"run {sweep[4].name}")
+        shown.locator("#who").select_option(f"run {sweep[4].name} 1")
         drawn = lines(shown, "distribution")
         values = [np.array([one for _, one in metrics(sweep[4])[name]])]
         low, p15, median, p85, high = np.percentile(values[0], [0, 15, 50, 85, 100], axis=1)

@@ -5,7 +5,12 @@ let data;
 /** Replace the data by newer ones. */
 function load(json) {
   data = JSON.parse(json);
-  for (const run of data.runs) run.unpacked = new Map();
+  const seen = new Map();
+  for (const run of data.runs) {
+    seen.set(run.uuid, (seen.get(run.uuid) ?? 0) + 1);
+    run.key = `${run.uuid} ${seen.get(run.uuid)}`; // folders in different places can have the same name
+    run.unpacked = new Map();
+  }
 }
 
 /** A loss or accuracy of a run: {steps, values}, null for values that are not drawn. None if the run has not logged it. */

@@ -4,10 +4,14 @@ const BY_SETTINGS = "settings but the seed";
 const BY_RUN = "each run";
 const BY_SWEEP = "sweep";
 
-/** Compared settings that differ between some runs. */
+/** The metric of which a run must have a value to count in means, if others of its group have one. */
+const TESTED = "accuracy.test";
+
+/** Compared settings that differ between some runs, the normalization first. */
 function differing(runs) {
-  return data.keys.filter(({key, isCompared}) =>
+  const found = data.keys.filter(({key, isCompared}) =>
     isCompared && new Set(runs.map((run) => run.settings[key])).size > 1);
+  return found.sort((one, other) => (other.key === "norm") - (one.key === "norm"));
 }
 
 /** What runs can be grouped by. */
@@ -17,27 +21,37 @@ function groupings() {
 }
 
 /**
- * The groups of `shown`, some of the runs of the page: {id, label, number, runs, counted, diverged, repeated, missing}.
+ * The groups of `shown`, some of the runs of the page: {id, label, number, runs, counted, diverged, repeated, untested,
+ * missing}.
  *
- * Runs that diverged are not counted, nor is a run that was repeated with the same settings and the same seed later.
- * `missing` are the runs of the group that are not in `shown`. The numbers, and so the colours, are those of all runs.
+ * `counted` are the runs in the means. Runs that diverged are not, nor is a run after which the same settings and the
+ * same seed were run again, nor one that has not been tested yet if others have. `missing` is how many runs of the group
+ * are not in `shown`. The labels and numbers, and so the colours, are those of all runs of the page.
  */
 function grouped(shown, by) {
   const groups = new Map();
-  const names = by === BY_SETTINGS ? differing(data.runs).filter(({key}) => key !== data.seed) : [];
   for (const run of data.runs) {
     const id = groupOf(run, by);
-    if (!groups.has(id)) groups.set(id, {id, label: labelOf(run, by, names), number: groups.size, all: []});
+    if (!groups.has(id)) groups.set(id, {id, number: groups.size, all: []});
     groups.get(id).all.push(run);
   }
+  label([...groups.values()], by);
   const isShown = new Set(shown);
   return [...groups.values()].map((group) => {
     const runs = group.all.filter((run) => isShown.has(run));
-    const repeated = by === BY_RUN ? [] : repeatedOf(runs);
-    const diverged = by === BY_RUN ? [] : runs.filter((run) => run.status === data.diverged && !repeated.includes(run));
-    const counted = runs.filter((run) => !repeated.includes(run) && !diverged.includes(run));
-    return {...group, runs, counted, diverged, repeated, missing: group.all.length - runs.length};
+    return {...group, runs, missing: group.all.length - runs.length, ...counting(runs, by)};
   }).filter((group) => group.runs.length);
+}
+
+/** Which of a group's runs are in its means, and why others are not. */
+function counting(runs, by) {
+  if (by === BY_RUN) return {counted: runs, diverged: [], repeated: [], untested: []};
+  const repeated = repeatedOf(runs);
+  const diverged = runs.filter((run) => run.status === data.diverged && !repeated.includes(run));
+  const rest = runs.filter((run) => !repeated.includes(run) && !diverged.includes(run));
+  const tested = rest.filter((run) => curveOf(run, TESTED));
+  const untested = tested.length ? rest.filter((run) => !tested.includes(run)) : [];
+  return {counted: tested.length ? tested : rest, diverged, repeated, untested};
 }
 
 function settingsOf(run, without = []) {
@@ -46,22 +60,35 @@ function settingsOf(run, without = []) {
 }
 
 function groupOf(run, by) {
-  if (by === BY_RUN) return run.uuid;
+  if (by === BY_RUN) return run.key;
   if (by === BY_SWEEP) return run.sweep ?? "";
   return by === BY_SETTINGS ? settingsOf(run, [data.seed]) : run.settings[by];
+}
+
+/** Name groups: by the name that the user has given all runs of one, or else by what differs between the groups. */
+function label(groups, by) {
+  const names = differing(data.runs).filter(({key}) => key !== data.seed);
+  const given = groups.map(({all}) => (all.every(({name}) => name === all[0].name) ? all[0].name : ""));
+  groups.forEach((group, index) => {
+    const isGiven = given[index] && given.filter((name) => name === given[index]).length === 1;
+    group.label = by === BY_SETTINGS && isGiven ? given[index] : labelOf(group.all[0], by, names);
+  });
 }
 
 function labelOf(run, by, names) {
   if (by === BY_RUN) return labelOfRun(run);
   if (by === BY_SWEEP) return run.sweep ?? "no sweep";
   if (by !== BY_SETTINGS) return `${data.keys.find(({key}) => key === by).short}=${run.settings[by]}`;
-  return names.map(({key, short}) => wordOf(key, short, run.settings[key])).join(" ") || run.groupName;
+  return wordsOf(run, names) || run.groupName;
+}
+
+function wordsOf(run, keys) {
+  return keys.map(({key, short}) => wordOf(key, short, run.settings[key])).join(" ");
 }
 
 /** The beginning of a run's folder, and its name, or else the settings in which it differs from other runs. */
 function labelOfRun(run) {
-  const words = differing(data.runs).map(({key, short}) => wordOf(key, short, run.settings[key]));
-  return `${run.id} ${run.name || words.join(" ") || run.groupName}`;
+  return `${run.id} ${run.name || wordsOf(run, differing(data.runs)) || run.groupName}`;
 }
 
 function wordOf(key, short, value) {
@@ -69,9 +96,10 @@ function wordOf(key, short, value) {
   return {none: "no_norm", torch: "torch_norm"}[value] ?? value;
 }
 
-/** Runs after which the same was run again: the last one counts. */
+/** Runs after which the same was run again: the newest one counts. */
 function repeatedOf(runs) {
-  const last = new Map(runs.map((run) => [settingsOf(run), run]));
+  const byTime = [...runs].sort((one, other) => one.started - other.started);
+  const last = new Map(byTime.map((run) => [settingsOf(run), run]));
   return runs.filter((run) => last.get(settingsOf(run)) !== run);
 }
 

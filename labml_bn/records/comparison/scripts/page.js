@@ -249,7 +249,7 @@ function drawDistributions() {
   chosen.who = fill(byId("who"), [
     [null, [[ALL_GROUPS, "the groups drawn above"]]],
     ["groups", groups.map((group) => [`group ${group.id}`, group.label])],
-    ["runs", groups.flatMap((group) => group.runs).map((run) => [`run ${run.uuid}`, labelOfRun(run)])],
+    ["runs", groups.flatMap((group) => group.runs).map((run) => [`run ${run.key}`, labelOfRun(run)])],
   ], chosen.who);
   const layers = [...new Set(names.map((name) => partsOf(name).layer))];
   chosen.layer = fill(byId("layer"), [[null, layers.map((one) => [one, one || "–"])]], chosen.layer);
@@ -260,8 +260,8 @@ function drawDistributions() {
   const name = chosen.statistic;
   const [kind, id] = [chosen.who.split(" ", 1)[0], chosen.who.slice(chosen.who.indexOf(" ") + 1)];
   const target = kind === "group" ? groups.find((group) => group.id === id)
-    : groups.find((group) => group.runs.some((run) => run.uuid === id));
-  const run = kind === "run" ? target.runs.find(({uuid}) => uuid === id)
+    : groups.find((group) => group.runs.some(({key}) => key === id));
+  const run = kind === "run" ? target.runs.find(({key}) => key === id)
     : kind === "group" && target.counted.length === 1 ? target.counted[0] : null;
   const box = byId("per-channel");
   box.disabled = !run;

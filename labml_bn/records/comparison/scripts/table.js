@@ -26,9 +26,10 @@ function allColumns(by) {
     }
   }
   columns.push({
-    id: "time", label: "time", title: "seconds of training", isNumber: true, isDefault: true,
+    id: "time", label: "time", title: "of training; none for a group whose runs have different lengths", isNumber: true, isDefault: true,
     ofGroup: (group) => {
-      const {mean} = estimate(group.counted.map((run) => run.time));
+      const isSameLength = new Set(group.counted.map((run) => curveOf(run, TESTED)?.steps.length)).size === 1;
+      const {mean} = estimate(isSameLength ? group.counted.map((run) => run.time) : []);
       return [mean, mean === null ? "–" : durationText(mean)];
     },
     ofRun: (run) => [run.time, durationText(run.time)],
@@ -67,7 +68,7 @@ function countText(group) {
   const running = group.counted.filter((run) => run.status === "running").length;
   const parts = [
     [running, "running"], [group.diverged.length, "diverged, left out"], [group.repeated.length, "repeated, left out"],
-    [group.missing, "filtered out"],
+    [group.untested.length, "not tested yet, left out"], [group.missing, "filtered out"],
   ];
   const words = parts.filter(([count]) => count).map(([count, word]) => `${count} ${word}`);
   return [String(group.counted.length), ...words].join(", ");
