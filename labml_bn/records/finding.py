@@ -11,7 +11,9 @@ from typing import Any
 from labml_bn.cli.errors import UsageError, UserError, os_errors_as
 from labml_bn.records import notes
 from labml_bn.records.folder import LATEST, find_run, list_runs, list_sweeps
+from labml_bn.records.record import Record, read_runs
 from labml_bn.records.table import load_runs
+from labml_bn.settings import KEYS
 
 
 def find_runs(names: Sequence[str], logs: Path) -> list[Path]:
@@ -19,8 +21,10 @@ def find_runs(names: Sequence[str], logs: Path) -> list[Path]:
 
     A name is one that `find_run` takes; that of a sweep, which means all its runs; a pattern such as `norm=none` or
     `"norm=none and lr<0.01"`, which means all that it chooses; or `latest:N`, which means the N newest. The newest is
-    the last of them. Raises UserError as `find_run` does and for a pattern that chooses no run, UsageError for a
-    malformed one, and for an N that is not a number from 1 on.
+    the last of them, but a sweep's runs are in the order of their settings.
+
+    Raises UserError as `find_run` does and for a pattern that chooses no run, UsageError for a malformed one, and for
+    an N that is not a number from 1 on.
     """
     found: dict[Path, Path] = {}
     for name in names:
@@ -56,7 +60,25 @@ def _find(name: str, logs: Path) -> list[Path]:
     try:
         return [find_run(name, logs)]
     except UsageError:  # it means several
-        return list_sweeps(logs).get(name) or _chosen(name, logs)
+        sweep = list_sweeps(logs).get(name)
+        return _by_settings(sweep) if sweep else _chosen(name, logs)
+
+
+def _by_settings(runs: Iterable[Path]) -> list[Path]:
+    """The runs of a sweep in the order of their settings: several are trained at a time, so that of their start varies.
+
+    Numbers are sorted by size, and words as `train --list` shows them: `batch_norm`, `torch`, `none`.
+    """
+
+    def place(run: Record) -> list[Any]:
+        return [_place(key, run.settings[key]) for key in KEYS]
+
+    return [run.folder for run in sorted(read_runs(runs), key=place)]
+
+
+def _place(key: str, value: Any) -> Any:
+    options = KEYS[key].takes
+    return options.index(value) if isinstance(options, Sequence) else value
 
 
 def _chosen(pattern: str, logs: Path) -> list[Path]:

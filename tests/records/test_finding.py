@@ -63,6 +63,16 @@ def test_sweeps_and_patterns(logs: Path, name: str, expected: list[str]) -> None
     assert found(logs, "aa22", name) == ["aa22", *[uuid for uuid in expected if uuid != "aa22"]]
 
 
+def test_a_sweep_is_in_the_order_of_its_settings(trained: Path, tmp_path: Path) -> None:
+    """Not in that of its runs' starts or names: by the option of a word, then the size of a number."""
+    settings = [("none", 0.003), ("batch_norm", 0.01), ("torch", 0.0001), ("batch_norm", 0.003), ("batch_norm", 0.0001)]
+    for number, (norm, rate) in enumerate(settings):
+        run = another(trained, tmp_path, f"{number}f", "08:00:00", norm=norm, **{"optimizer.learning_rate": rate})
+        with (run / "run.yaml").open("a") as info:
+            info.write("sweep: rates\n")
+    assert found(tmp_path, "rates") == ["4f", "3f", "1f", "2f", "0f"]
+
+
 def test_patterns_that_find_nothing(logs: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^no run in .*logs matches norm=torch$"):
         find_runs(["norm=torch"], logs)
