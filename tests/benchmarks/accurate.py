@@ -2,29 +2,22 @@
 
     python -m tests.benchmarks.accurate                 5 seeds, trained on all training images: test accuracy and time
     python -m tests.benchmarks.accurate --choose        the candidates, trained without 10,000 held-out images
-    python -m tests.benchmarks.accurate --at-once 4     four runs at a time, each with its share of the cores
 
-Each run is printed as it finishes, and the means at the end. The candidates are compared by their loss on the held-out
-images, which varies less between seeds than their accuracy. The test images choose nothing.
+Each is a sweep over the seeds; a line is printed for each run, and the means at the end. The candidates are compared by
+their loss on the held-out images, which varies less between seeds than their accuracy. The test images choose nothing.
 """
 
-import os
-import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from labml_bn import load_runs
 from labml_bn.cli.command import Parser, run_command
 from labml_bn.cli.errors import UserError
-from labml_bn.cli.text import duration
-from labml_bn.data.download import ensure_files
-from labml_bn.records.folder import run_folders
-from labml_bn.records.record import read_run
+from labml_bn.records.comparison.estimates import estimate
 from tests.benchmarks.command import positive
-from tests.benchmarks.fast import interval
 from tests.benchmarks.measuring import ROOT
 
 #: What was tried instead: the settings that differ from the config file.
@@ -48,39 +41,29 @@ def main() -> None:
     parser = Parser("tests.benchmarks.accurate", __doc__)
     parser.add_argument("--choose", action="store_true", help="train the candidates, with held-out images (hours)")
     parser.add_argument("--seeds", type=positive, default=5, metavar="N", help="seeds 1 to N (default: 5)")
-    parser.add_argument("--at-once", type=positive, default=1, metavar="N", help="runs at a time (default: 1)")
+    parser.add_argument("--jobs", type=positive, metavar="N", help="runs at a time (default: as for a sweep)")
     parser.add_argument("--data", type=Path, default=Path("data"), metavar="DIR", help="the folder of the data sets")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings for all runs")
     given = parser.parse_intermixed_args()
-    ensure_files("MNIST", given.data)
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // given.at_once)))
     common = [f"data_path={given.data.resolve()}", *(["held_out=10000"] if given.choose else [])]
-    with ThreadPoolExecutor(given.at_once) as pool:
-        for candidate in CANDIDATES if given.choose else [[]]:
-            settings = [*common, *candidate, *given.settings]
-            print(" ".join(["accurate.yaml", *candidate]), flush=True)
-            runs = list(pool.map(lambda seed, settings=settings: train(seed, settings), range(1, given.seeds + 1)))
-            for name in runs[0]:
-                values = [run[name] for run in runs]
-                mean = interval(values) if name.startswith("accuracy") else f"{statistics.mean(values):.4f}"
-                print(f"mean {name}: {mean}", flush=True)
+    common += [f"seed.seed=1..{given.seeds}", *([f"--jobs={given.jobs}"] if given.jobs else [])]
+    for candidate in CANDIDATES if given.choose else [[]]:
+        print(" ".join(["accurate.yaml", *candidate]), flush=True)
+        for name, values in train([*common, *candidate, *given.settings]).items():
+            found, form = estimate(values), ".3%" if name.startswith("accuracy") else ".4f"
+            interval = f"95 % interval {found.low:{form}} to {found.high:{form}}"
+            print(f"mean {name}: {found.mean:{form}} ({interval})", flush=True)
 
 
-def train(seed: int, settings: Sequence[str]) -> dict[str, float]:
-    """Train accurate.yaml with a seed and print what it gives: the last loss and accuracy."""
+def train(arguments: Sequence[str]) -> dict[str, list[float]]:
+    """Train accurate.yaml with each seed. Returns their last losses and accuracies, on the held-out images if any."""
     with tempfile.TemporaryDirectory() as logs:
-        arguments = ["accurate", f"seed.seed={seed}", f"logs_path={logs}", *settings]
-        command = [sys.executable, "-m", "labml_bn.train", *arguments]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise UserError(f"seed {seed} failed: {done.stderr.strip()}")
-        run = read_run(run_folders(Path(logs))[0])
-        metrics = run.metrics()
-    split = "held_out" if "loss.held_out" in metrics else "test"
-    result = {f"{what}.{split}": float(metrics[f"{what}.{split}"].values[-1, 0]) for what in ("loss", "accuracy")}
-    numbers = f"loss {result[f'loss.{split}']:.4f}, accuracy {result[f'accuracy.{split}']:.2%}"
-    print(f"seed {seed}: {split} {numbers} in {duration(run.elapsed)}", flush=True)
-    return result
+        command = [sys.executable, "-m", "labml_bn.train", "accurate", f"logs_path={logs}", *arguments]
+        if subprocess.run(command, cwd=ROOT, check=False).returncode != 0:
+            raise UserError("a run has failed")
+        runs = load_runs(logs)
+        split = "held_out" if runs[0].settings["held_out"] else "test"
+        return {name: runs.column(name) for name in (f"loss.{split}", f"accuracy.{split}")}
 
 
 if __name__ == "__main__":
