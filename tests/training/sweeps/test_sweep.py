@@ -159,6 +159,19 @@ def test_ended_by_a_signal(begin: Begin, train: Run, work: Path, long: list[str]
 
 
 @pytest.mark.slow
+def test_a_second_signal(begin: Begin, work: Path, long: list[str]) -> None:
+    """No process is left."""
+    process = begin(*long)
+    wait_for_checkpoints(work, process)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode in {130, 143}
+    assert error == "interrupted: resume with: python -m labml_bn.train --resume epochs-seed\n"
+    assert "running" not in {record.status for record in records(work)}
+
+
+@pytest.mark.slow
 def test_two_processes_with_one_sweep(begin: Begin, train: Run, work: Path, tiny: list[str], long: list[str]) -> None:
     process = begin(*long, "--sweep", "mine")
     wait_for_checkpoints(work, process)
