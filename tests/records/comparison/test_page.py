@@ -19,7 +19,7 @@ from labml_bn.records.comparison import page
 from labml_bn.records.record import read_runs
 from tests.browser import Visit, needs_browser, visiting
 from tests.conftest import another, metrics
-from tests.records.comparison.conftest import varied
+from tests.records.comparison.varied_runs import make_sweep, varied
 
 VENDOR = Path(page.__file__).parent / "vendor"
 
@@ -39,6 +39,11 @@ LINES = """name => {
 RANGE = "([name, axis]) => {const {min, max} = comparison.panels.get(name).chart.scales[axis]; return [min, max]}"
 
 Points = list[tuple[int, float]]
+
+
+@pytest.fixture(scope="module")
+def sweep(full_run: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return make_sweep(full_run, tmp_path_factory.mktemp("sweep") / "logs")
 
 
 def save(folders: list[Path], path: Path) -> str:

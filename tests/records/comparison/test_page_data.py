@@ -17,6 +17,12 @@ from labml_bn.records.record import Record, Series, read_run, read_runs
 from labml_bn.records.results import results
 from labml_bn.settings import KEYS
 from tests.conftest import metrics
+from tests.records.comparison.varied_runs import make_sweep
+
+
+@pytest.fixture(scope="module")
+def sweep(full_run: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return make_sweep(full_run, tmp_path_factory.mktemp("sweep") / "logs")
 
 
 def data_of(folders: list[Path]) -> dict[str, Any]:

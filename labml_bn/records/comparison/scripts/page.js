@@ -24,6 +24,9 @@ const state = {
   distribution: {who: ALL_GROUPS, layer: "", statistic: "", isPerChannel: false},
 };
 
+/** The id of the chart of distributions; those of the others are the names of metrics. */
+const DISTRIBUTION = "distribution";
+
 const panels = new Map();
 let groups = [];
 
@@ -131,8 +134,8 @@ function isolate(group) {
   change({hidden: new Set(isOnly ? [] : others)});
 }
 
-function viewOf(id, logY) {
-  if (!state.ofChart.has(id)) state.ofChart.set(id, {logY, isFull: false, zoomY: null});
+function viewOf(id, logY, isFull) {
+  if (!state.ofChart.has(id)) state.ofChart.set(id, {logY, isFull, zoomY: null});
   const own = state.ofChart.get(id);
   return {
     ...own, zoomX: state.zoomX, rangeX: rangeOfX(), logX: state.logX, x: state.x === "images" ? "training images seen" : "epochs",
@@ -192,7 +195,7 @@ function linesOf(name, notes) {
 function drawCharts() {
   const names = metricNames().filter((name) => state.charts.has(name));
   const wanted = names.map((name) => {
-    const view = viewOf(name, name.startsWith("loss."));
+    const view = viewOf(name, name.startsWith("loss."), false);
     const panel = panels.get(name) ?? makePanel(name, titleOf(name));
     panels.set(name, panel);
     return {name, view, panel};
@@ -268,11 +271,10 @@ function drawDistributions() {
   box.checked = Boolean(run) && chosen.isPerChannel;
   box.parentElement.title = run ? "" : "choose a run";
 
-  const id0 = "distribution";
-  const panel = panels.get(id0) ?? makePanel(id0, "");
-  panels.set(id0, panel);
+  const panel = panels.get(DISTRIBUTION) ?? makePanel(DISTRIBUTION, "");
+  panels.set(DISTRIBUTION, panel);
   showOnly(byId("distribution"), [panel.root]);
-  const view = viewOf(id0, false);
+  const view = viewOf(DISTRIBUTION, false, true);
   const styled = (group, label) => ({label, colour: colourOf(group.number), dash: dashOf(group.number)});
   const [low, , high] = data.percentiles;
   const notes = [];

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from labml_bn.records.record import Record, read_run
 from tests.conftest import another
@@ -88,10 +87,8 @@ def varied(
     return copy
 
 
-@pytest.fixture(scope="module")
-def sweep(full_run: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def make_sweep(full_run: Path, logs: Path) -> list[Path]:
     """Twelve runs, three seeds for each of four settings. One has diverged, one was interrupted."""
-    logs = tmp_path_factory.mktemp("sweep") / "logs"
     found: list[Path] = []
     for norm in ("batch_norm", "none"):
         for rate in (0.001, 0.01):
