@@ -142,6 +142,18 @@ def test_the_map_in_the_readme_has_the_same_arrows() -> None:
     assert {file for group in files.values() for file in group} == {room(module) for module in MODULES} - undrawn
 
 
+def test_every_file_is_listed() -> None:
+    """In the table of CONTRIBUTING, in the row of its folder; the commands are in the README."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    rows = dict(re.findall(r"^\| \[`([\w/.]+)`\]\(.*?\) \| (.*) \|$", text, flags=re.MULTILINE))
+    for module in MODULES.keys() - COMMANDS - {"labml_bn"}:
+        path = MODULES[module].relative_to(PACKAGE)
+        if path.name != "__init__.py":
+            folder = f"{path.parent}/".replace("norm/kernels", "norm") if path.parent != Path() else path.name
+            assert path.parent == Path() or f"`{path.name}`" in rows[folder], path
+    assert not [name for name in rows if not (PACKAGE / name).exists() and name != "tests/"]
+
+
 def assert_acyclic(graph: dict[str, set[str]]) -> None:
     remaining = dict(graph)
     while remaining:

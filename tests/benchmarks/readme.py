@@ -18,12 +18,11 @@ ROWS = [
     ("layer", "geometric mean of 18, evaluation", "PyTorch", "the layer, evaluation (mean of 18 cases)"),
     ("step", "a step, batch 64, norm=batch_norm", "norm=torch", "a training step, batch size 64"),
     ("options", "a step, batch 64, precision=bfloat16", "the defaults", "the same, `precision=bfloat16`"),
-    ("options", "a step, batch 64, compile=true", "the defaults", "the same, `compile=true`"),
     ("epoch", "an epoch, loop", "labml's annotated", "an epoch, validated, logged and saved"),
     ("epoch", "an epoch, loop", "plain PyTorch with DataLoader", "an epoch"),
     ("epoch", "an epoch, loop", "plain PyTorch, images in memory", "an epoch"),
-    ("epoch", "an epoch, loop", "plain PyTorch, images in memory, no normalization", "an epoch"),
     ("fast", "an epoch of fast.yaml, loop", "the published recipe", "`train fast`, 99 % in one epoch"),
+    ("sweep", "a sweep of 8 runs, --jobs 4", "--jobs 1", "a sweep of 8 runs, `--jobs 4`"),
     ("tracker", "the tracker", "an epoch", "the tracker's share"),
     ("startup", "a run until its first step", "import torch", "a run until its first step"),
 ]
