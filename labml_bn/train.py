@@ -55,6 +55,7 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
 
     from labml_bn import settings
+    from labml_bn.records import notes
 
     if arguments.list:
         print(_list_of_keys())
@@ -63,13 +64,13 @@ def main() -> None:
     if arguments.resume is None and arguments.like is None:
         grid.check()
     written = _written(arguments)
+    notes.check(written)
     if arguments.jobs is not None and arguments.jobs < 1:
         raise UsageError(f"--jobs {arguments.jobs}: write how many runs to train at the same time, at least 1")
 
     from labml_bn.training import run
     from labml_bn.training.sweeps import sweep
 
-    run.check_notes(written)
     runs = None
     if arguments.resume is not None and sweep.is_sweep(arguments.resume, grid.settings):
         runs = sweep.to_resume(arguments.resume, grid.one())

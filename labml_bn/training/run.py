@@ -15,12 +15,12 @@ from torch import Tensor
 
 from labml_bn.cli.errors import StoppedError, UsageError, UserError, exit_status
 from labml_bn.cli.files import relative_path, resolve_folder
+from labml_bn.cli.output import report
 from labml_bn.cli.received import read_yaml
 from labml_bn.cli.text import printable
 from labml_bn.dashboard import address
 from labml_bn.models import choose_device
 from labml_bn.norm.kernels.loading import load
-from labml_bn.records import notes
 from labml_bn.records.folder import CONFIGS, check_files, find_run, locked
 from labml_bn.settings import PATHS, complete, default, from_labml
 from labml_bn.trained.checkpoints import check_saved
@@ -67,13 +67,6 @@ def start(
     return _train(settings, sweep=sweep, written=written, show=show)
 
 
-def check_notes(written: Mapping[str, Any]) -> None:
-    """Raise UsageError if a run cannot have these notes (`records/notes.py`)."""
-    for name, value in written.items():
-        if not notes.is_valid(name, value):
-            raise UsageError(f"the {name} {value!r} has characters that no text has")
-
-
 def settings_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of the run that `name` means, for a new run, overridden by those `given`; prints which run it is.
 
@@ -88,7 +81,7 @@ def settings_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         raise UsageError(f"{run / CONFIGS}: {error}") from error
     if not recorded:
         raise UserError(f"{run / CONFIGS} has no settings: it is damaged")
-    print(printable(f"settings of {run}"), flush=True)
+    report(f"settings of {run}")  # not on standard output, which has the commands of --dry-run
     settings = {**{key: value for key, value in recorded.items() if key not in PATHS}, **given}
     if "data_path" not in given:
         settings["data_path"] = find_data(run, complete({**recorded, **given}))

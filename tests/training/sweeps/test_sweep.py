@@ -228,8 +228,12 @@ def test_the_commands_of_a_sweep(train: Run, work: Path, tiny: list[str], enviro
 
 def test_like_a_run(train: Run, work: Path, tiny: list[str]) -> None:
     assert train(*tiny, "norm=none", "lr=0.002").returncode == 0
+    notice = f"settings of logs/batch_norm/{runs(work)[0].name}\n"
+    commands = train("--like", "latest", "seed=1..2", "--dry-run")
+    assert (commands.returncode, commands.stderr) == (0, notice)
+    assert [line.split()[:3] for line in commands.stdout.splitlines()] == [["python", "-m", "labml_bn.train"]] * 2
     done = train("--like", "latest", "seed=1..2")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, notice)
     again = train("--resume", "seed")
     assert (again.returncode, again.stdout.splitlines()[0]) == (0, "sweep seed: 2 runs, 2 complete")
     (first, *others) = records(work)
@@ -258,7 +262,11 @@ def test_like_a_run(train: Run, work: Path, tiny: list[str]) -> None:
         (["seed=1..2", "--jobs", "0"], "--jobs 0: write how many runs"),
         (["seed=1..2", "--jobs", "two"], "argument --jobs: invalid int value: 'two'"),
         (["seed=1", "--dry-run"], "--dry-run prints the commands of a sweep, and this is one run"),
-        (["--tag", "\udcff"], "the tags ['\\udcff'] has characters that no text has"),
+        (["--tag", "\udcff"], "'\\udcff' cannot be a tag: write 1 to 100 characters, no comma"),
+        (["--tag", "a,b"], "'a,b' cannot be a tag: write 1 to 100 characters, no comma"),
+        (["--tag", ""], "'' cannot be a tag: write 1 to 100 characters, no comma"),
+        (["--name", "two\nlines"], "'two\\nlines' cannot be a name: write at most 200 printable characters"),
+        (["--note", "\udcff"], "'\\udcff' cannot be a note: it is not valid UTF-8"),
         (["--resume", "latest", "--tag", "x"], "--name, --tag, --note and --sweep are for new runs"),
     ],
 )
