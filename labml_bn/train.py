@@ -55,7 +55,6 @@ def main() -> None:
     arguments = parser.parse_intermixed_args()
 
     from labml_bn import settings
-    from labml_bn.records import notes
 
     if arguments.list:
         print(_list_of_keys())
@@ -64,7 +63,6 @@ def main() -> None:
     if arguments.resume is None and arguments.like is None:
         grid.check()
     written = _written(arguments)
-    notes.check(written)
     if arguments.jobs is not None and arguments.jobs < 1:
         raise UsageError(f"--jobs {arguments.jobs}: write how many runs to train at the same time, at least 1")
 

@@ -21,6 +21,7 @@ from labml_bn.cli.text import printable
 from labml_bn.dashboard import address
 from labml_bn.models import choose_device
 from labml_bn.norm.kernels.loading import load
+from labml_bn.records import notes
 from labml_bn.records.folder import CONFIGS, check_files, find_run, locked
 from labml_bn.settings import PATHS, complete, default, from_labml
 from labml_bn.trained.checkpoints import check_saved
@@ -64,6 +65,7 @@ def start(
 
     Raises UserError if it cannot, StoppedError if a signal ends it.
     """
+    notes.check(written or {})
     return _train(settings, sweep=sweep, written=written, show=show)
 
 

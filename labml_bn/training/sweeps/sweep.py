@@ -11,6 +11,7 @@ from labml_bn.cli.files import relative_path, resolve_folder
 from labml_bn.cli.text import printable
 from labml_bn.data.download import ensure_files, is_complete
 from labml_bn.models import choose_device
+from labml_bn.records import notes
 from labml_bn.records.folder import INFO, is_sweep_name
 from labml_bn.records.record import COMPLETED, DIVERGED, RUNNING
 from labml_bn.settings import PATHS, Grid, as_typed, complete, default
@@ -99,14 +100,16 @@ def to_start(grid: Grid, name: str | None, written: Mapping[str, Any]) -> Sweep:
     """The sweep with these runs; what a sweep of this name has already done is not repeated.
 
     Without a name it is made from the keys that vary. `written` are the first notes of each run. Raises UsageError for
-    an impossible name, or if the sweep of this name has other settings.
+    an impossible name, impossible notes, or if the sweep of this name has other settings.
     """
+    notes.check(written)
     logs = logs_of(grid.settings)
     sweep = Definition(definition.free_name(logs, grid.name()) if name is None else _checked_name(name), grid, written)
     found = definition.read(logs, sweep.name)
     if found is not None and not found.has_the_settings_of(grid):
         raise UsageError(f"the sweep {name} exists with other settings: choose another name (--sweep NAME)")
-    return Sweep(logs, sweep, lambda: plan.planned(logs, sweep), is_new=found is None)
+    is_new = found is None
+    return Sweep(logs, sweep, lambda: plan.planned(logs, sweep, is_new=is_new), is_new=is_new)
 
 
 def to_resume(name: str, given: Mapping[str, Any]) -> Sweep:
@@ -120,7 +123,7 @@ def to_resume(name: str, given: Mapping[str, Any]) -> Sweep:
         return Sweep(logs, Definition(name, Grid({}, {})), lambda: plan.known(logs, name, given), is_new=False)
     settings = {"data_path": _data(logs, found), **found.grid.settings, **given}
     sweep = Definition(name, Grid(settings, found.grid.swept), found.written)
-    return Sweep(logs, sweep, lambda: plan.planned(logs, sweep), is_new=False)
+    return Sweep(logs, sweep, lambda: plan.planned(logs, sweep, is_new=False), is_new=False)
 
 
 def is_sweep(name: str, given: Mapping[str, Any]) -> bool:
@@ -142,10 +145,9 @@ def train_one(settings: Mapping[str, Any], name: str, written: Mapping[str, Any]
     logs = logs_of(settings)
     found = definition.read(logs, _checked_name(name))
     swept = found.grid.swept.keys() if found else plan.IGNORED
-    key = plan.identity(settings, swept)
-    if found and all(plan.identity(other, swept) != key for other in found.grid.combinations()):
+    if found and all(not plan.is_same(settings, other, swept) for other in found.grid.combinations()):
         raise UsageError(f"the sweep {name} has no run with these settings: choose another name (--sweep NAME)")
-    part = plan.part_of(dict(settings), name, plan.by_identity(logs, name, swept).get(key, []))
+    part = plan.part_of(dict(settings), name, plan.trained(settings, plan.by_identity(logs, name, swept), swept))
     if part.status == COMPLETED:
         print(printable(f"{part.folder} had already completed its epochs, with these settings"))
         return None
