@@ -4,7 +4,6 @@ import contextlib
 import math
 import os
 import shlex
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,10 +145,8 @@ def _train(
         print(f"Resuming in {place}{as_before}", flush=True)
     position = Position(**state["log"]) if state else None
     with tracking.recording(position, sweep, written) as folder:
-        dashboard = address.find(folder.parent.parent)
-        if dashboard is not None:
-            # Whoever reads the token can use the dashboard, and output that is redirected often has other readers.
-            link = dashboard.page(f"run/{address.run_id(folder.name)}", secret=sys.stdout.isatty())
+        link = address.link(folder.parent.parent, f"run/{address.run_id(folder.name)}")
+        if link is not None:
             print(f"Watch it: {link}", flush=True)
         checkpoints = checkpoint.Checkpoints(folder, c, settings, state)
         try:

@@ -67,7 +67,7 @@ def planned(logs: Path, sweep: Definition, *, is_new: bool) -> list[Part]:
         if all(part.status != RUNNING for part in parts) or time.monotonic() > end:
             if others:
                 runs = "1 run" if others == 1 else f"{others} runs"
-                report(f"warning: {runs} of the sweep {sweep.name} with other settings: left as they are")
+                report(f"warning: the sweep {sweep.name} also has {runs} with other settings, ignored here")
             return parts
         time.sleep(0.2)
 
@@ -75,7 +75,10 @@ def planned(logs: Path, sweep: Definition, *, is_new: bool) -> list[Part]:
 def known(logs: Path, name: str, given: Mapping[str, Any]) -> list[Part]:
     """The runs that there are of a sweep without a definition, with the settings `given` for those to train."""
     records = read_runs(definition.runs_of(logs, name))
-    report(f"warning: {definition.path(logs, name)} is missing, so only the {len(records)} runs in {logs} are known")
+    report(
+        f"warning: {definition.path(logs, name)} is missing, so only the {len(records)} runs in {logs} are known "
+        f"(for the others, write the settings of the sweep again, and --sweep {name})"
+    )
     varying = [key for key in complete({}) if len({repr(record.settings[key]) for record in records}) > 1]
     parts = []
     for same in by_identity(logs, name, IGNORED).values():

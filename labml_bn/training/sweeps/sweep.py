@@ -9,6 +9,7 @@ from typing import Any
 from labml_bn.cli.errors import StoppedError, UsageError, UserError, exit_status
 from labml_bn.cli.files import relative_path, resolve_folder
 from labml_bn.cli.text import printable
+from labml_bn.dashboard import address
 from labml_bn.data.download import ensure_files, is_complete
 from labml_bn.models import choose_device
 from labml_bn.records import notes
@@ -26,13 +27,16 @@ from labml_bn.training.sweeps.pool import Pool
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a sweep ended: its name and the folder of its runs, how many they are, how many failed, and the seconds."""
+    """How a sweep ended: its name and the folder of its runs, how many they are, how many of them diverged or failed in
+    another way, and the seconds that it took, None if nothing was left to do.
+    """
 
     name: str
     logs: Path
     runs: int
+    diverged: int
     failed: int
-    elapsed: float
+    elapsed: float | None
 
 
 class Sweep:
@@ -70,17 +74,21 @@ class Sweep:
             size = min(_default_jobs(left) if count is None else count, max(1, len(left)))
             threads = jobs.threads(size)
             print(printable(self._summary(parts, left, size, threads)), flush=True)
-            failed = sum(part.status == DIVERGED for part in parts)
+            diverged = sum(part.status == DIVERGED for part in parts)
             if not left:
-                return Outcome(self._sweep.name, self._logs, len(parts), failed, 0.0)
-            done = sum(part.status in {COMPLETED, DIVERGED} for part in parts)
+                return Outcome(self._sweep.name, self._logs, len(parts), diverged, 0, None)
+            link = address.link(self._logs)
+            if link is not None:
+                print(f"Watch them: {link}", flush=True)
+            done = diverged + sum(part.status == COMPLETED for part in parts)
             with SweepConsole(len(parts), done, sum(part.images for part in left), size) as console:
                 try:
                     pool = Pool(self._sweep.name, self._sweep.written, console, size, threads)
-                    failed += pool.train(left)
+                    pool.train(left)
                 except KeyboardInterrupt as interrupt:
                     raise StoppedError(f"resume with: {self._command()}", exit_status(interrupt)) from None
-                return Outcome(self._sweep.name, self._logs, len(parts), failed, console.elapsed)
+                diverged += pool.diverged
+                return Outcome(self._sweep.name, self._logs, len(parts), diverged, pool.failed, console.elapsed)
 
     def _summary(self, parts: list[Part], left: list[Part], size: int, threads: str) -> str:
         words = [f"sweep {self._sweep.name}: {_runs(len(parts))}"]
@@ -161,6 +169,8 @@ def train_one(settings: Mapping[str, Any], name: str, written: Mapping[str, Any]
 
 
 def _checked_name(name: str) -> str:
+    if name == "latest":
+        raise UsageError(f"{name!r} cannot be a sweep's name: it means the newest run")
     if not is_sweep_name(name):
         raise UsageError(f"{name!r} cannot be a sweep's name: write at most 100 letters and digits, . _ and - inside")
     return name

@@ -93,7 +93,7 @@ def test_runs_with_other_settings(
     with pytest.raises(UsageError, match="the sweep s has runs with other settings"):
         plan.planned(tmp_path, sweep, is_new=True)
     assert statuses(tmp_path, sweep)[:2] == [("seed=1", plan.START, None), ("seed=2", "completed", "02")]
-    assert capsys.readouterr().err == "warning: 1 run of the sweep s with other settings: left as they are\n"
+    assert capsys.readouterr().err == "warning: the sweep s also has 1 run with other settings, ignored here\n"
 
 
 def test_a_run_that_was_resumed_with_changes(
@@ -108,7 +108,7 @@ def test_a_run_that_was_resumed_with_changes(
     assert capsys.readouterr().err == ""
     two = Definition("s", read_grid(["epochs=3", "train_samples=6000", "valid_samples=2000", "seed=1..2"]))
     assert [part.status for part in plan.planned(tmp_path, two, is_new=False)] == [plan.START] * 2
-    assert "2 runs of the sweep s with other settings" in capsys.readouterr().err
+    assert "the sweep s also has 2 runs with other settings" in capsys.readouterr().err
 
 
 def test_epochs_that_vary(trained: Path, tmp_path: Path) -> None:
