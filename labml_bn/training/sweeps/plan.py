@@ -16,6 +16,7 @@ from labml_bn.cli.output import report
 from labml_bn.records.folder import list_checkpoints
 from labml_bn.records.record import COMPLETED, DIVERGED, RUNNING, Record, read_runs
 from labml_bn.settings import CHANGEABLE, PATHS, as_typed, complete, short, training_images
+from labml_bn.trained.data import find_data
 from labml_bn.training.sweeps import definition
 from labml_bn.training.sweeps.definition import Definition
 
@@ -82,9 +83,13 @@ def known(logs: Path, name: str, given: Mapping[str, Any]) -> list[Part]:
     varying = [key for key in complete({}) if len({repr(record.settings[key]) for record in records}) > 1]
     parts = []
     for same in by_identity(logs, name, IGNORED).values():
-        settings = same[-1].settings
+        newest = same[-1]
+        settings = {key: value for key, value in newest.settings.items() if key not in PATHS} | dict(given)
         label = " ".join(f"{short(key)}={as_typed(settings[key])}" for key in varying if key not in PATHS) or name
-        parts.append(part_of({**settings, **given}, label, same))
+        part = part_of(settings, label, same)
+        if part.status in {START, RESUME} and "data_path" not in given:  # someone else may have made the run
+            part.settings["data_path"] = find_data(newest.folder, newest.settings)
+        parts.append(part)
     return parts
 
 

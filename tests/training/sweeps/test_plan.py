@@ -122,6 +122,13 @@ def test_epochs_that_vary(trained: Path, tmp_path: Path) -> None:
 def test_without_a_definition(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_of(trained, tmp_path, "01", "completed", {"seed.seed": 1, "norm": "none"})
     run_of(trained, tmp_path, "02", "interrupted", {"seed.seed": 2, "norm": "none"})
+    away = {"seed.seed": 3, "norm": "none", "data_path": "/not/mine", "logs_path": "/not/mine"}
+    shutil.rmtree(run_of(trained, tmp_path, "04", "killed", away) / "checkpoints")
+    parts = plan.known(tmp_path, "s", {})
+    assert [(part.label, part.status) for part in parts][2:] == [("seed=3", plan.START)]
+    assert "/not/mine" not in parts[2].settings.values()  # someone else may have made the run: it does not name folders
+    shutil.rmtree(tmp_path / "batch_norm" / "04")
+    capsys.readouterr()
     parts = plan.known(tmp_path, "s", {"data_path": "elsewhere"})
     assert [(part.label, part.status) for part in parts] == [("seed=1", "completed"), ("seed=2", plan.RESUME)]
     assert {part.settings["data_path"] for part in parts} == {"elsewhere"}
