@@ -16,6 +16,11 @@ __version__ = "0.1.0"
 __all__ = ["BatchNorm", "convert_batch_norm", "estimate_population", "fold", "load_runs", "restore_batch_norm"]
 
 
+def __dir__() -> list[str]:
+    """What completion by the tab key shows, although it is not imported yet."""
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     """Import the layer, and torch with it, on first use: `--help` does not wait for torch. Runs are read without it."""
     if name == "load_runs":

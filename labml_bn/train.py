@@ -69,7 +69,6 @@ def main() -> None:
     from labml_bn.training import run
     from labml_bn.training.sweeps import sweep
 
-    run.check_notes(written)
     runs = None
     if arguments.resume is not None and sweep.is_sweep(arguments.resume, grid.settings):
         runs = sweep.to_resume(arguments.resume, grid.one())
@@ -136,13 +135,16 @@ def _report_sweep(outcome: "Outcome") -> None:
     from labml_bn.cli.text import duration, printable
 
     runs = f"{outcome.runs} run{'s' * (outcome.runs != 1)}"
-    failed = f", {outcome.failed} failed" if outcome.failed else ""
-    print(f"{runs}{failed}, in {duration(outcome.elapsed)}")
-    print(
-        printable(f"Compare them: python -m labml_bn.compare {outcome.name}{_logs_argument(outcome.logs)}"), flush=True
-    )
-    if outcome.failed:
-        raise UserError(f"{outcome.failed} of {runs} failed")
+    ended = [(outcome.diverged, "diverged"), (outcome.failed, "failed")]
+    unsuccessful = " and ".join(f"{number} {how}" for number, how in ended if number)
+    if outcome.elapsed is not None:
+        print(f"{runs}{', ' * bool(unsuccessful)}{unsuccessful} in {duration(outcome.elapsed)}", flush=True)
+    if outcome.diverged + outcome.failed < outcome.runs:
+        command = f"python -m labml_bn.compare {outcome.name}{_logs_argument(outcome.logs)}"
+        print(printable(f"Compare them: {command}"), flush=True)
+    if unsuccessful:
+        again = f" (--resume {outcome.name} tries again those that failed)" if outcome.failed else ""
+        raise UserError(f"of {runs}, {unsuccessful}{again}")
 
 
 def _logs_argument(folder: Path) -> str:

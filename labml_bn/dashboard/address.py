@@ -15,6 +15,7 @@ import re
 import secrets
 import socket
 import stat
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -117,6 +118,16 @@ def find(logs: Path) -> Address | None:
             address = Address(int(found["port"]), found["token"])
             return address if _responds(address) else None
     return None  # there is no file, or a dashboard that was killed left it behind
+
+
+def link(logs: Path, path: str = "") -> str | None:
+    """A page of the dashboard for the runs in `logs`, to be printed; None if none responds.
+
+    Whoever reads the token can use the dashboard, and output that is redirected often has other readers: only a
+    terminal is shown the token.
+    """
+    dashboard = find(logs)
+    return None if dashboard is None else dashboard.page(path, secret=sys.stdout.isatty())
 
 
 def _read(file: Path) -> str:

@@ -50,6 +50,15 @@ def is_valid(name: str, value: Any) -> bool:
     return name in TEXTS and _is_text(value)
 
 
+def check(entries: Mapping[str, Any]) -> None:
+    """Raise UsageError if a user cannot write these entries."""
+    tagged([], entries.get("tags", []))
+    check_name(entries.get("name", ""))
+    for name, value in entries.items():
+        if not is_valid(name, value):
+            raise UsageError(f"{reprlib.repr(value)} cannot be a {name}: it is not valid UTF-8")
+
+
 def changed(entries: Mapping[str, Any], what: str, text: str) -> dict[str, Any]:
     """The new entry if `what` is done to the entries of a run: `name`, `note`, `tag` or `untag`.
 
@@ -60,10 +69,7 @@ def changed(entries: Mapping[str, Any], what: str, text: str) -> dict[str, Any]:
         return {"tags": tagged(tags, [text])}
     if what == "untag":
         return {"tags": [tag for tag in tags if tag != text]}
-    if what == "name":
-        check_name(text)
-    if not is_valid(what, text):
-        raise UsageError(f"{reprlib.repr(text)} cannot be a {what}: it is not valid UTF-8")
+    check({what: text})
     return {what: text}
 
 

@@ -4,7 +4,6 @@ import contextlib
 import math
 import os
 import shlex
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from labml_bn.cli.errors import StoppedError, UsageError, UserError, exit_status
 from labml_bn.cli.files import relative_path, resolve_folder
+from labml_bn.cli.output import report
 from labml_bn.cli.received import read_yaml
 from labml_bn.cli.text import printable
 from labml_bn.dashboard import address
@@ -64,14 +64,8 @@ def start(
 
     Raises UserError if it cannot, StoppedError if a signal ends it.
     """
+    notes.check(written or {})
     return _train(settings, sweep=sweep, written=written, show=show)
-
-
-def check_notes(written: Mapping[str, Any]) -> None:
-    """Raise UsageError if a run cannot have these notes (`records/notes.py`)."""
-    for name, value in written.items():
-        if not notes.is_valid(name, value):
-            raise UsageError(f"the {name} {value!r} has characters that no text has")
 
 
 def settings_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,7 +82,7 @@ def settings_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
         raise UsageError(f"{run / CONFIGS}: {error}") from error
     if not recorded:
         raise UserError(f"{run / CONFIGS} has no settings: it is damaged")
-    print(printable(f"settings of {run}"), flush=True)
+    report(f"settings of {run}")  # not on standard output, which has the commands of --dry-run
     settings = {**{key: value for key, value in recorded.items() if key not in PATHS}, **given}
     if "data_path" not in given:
         settings["data_path"] = find_data(run, complete({**recorded, **given}))
@@ -151,10 +145,8 @@ def _train(
         print(f"Resuming in {place}{as_before}", flush=True)
     position = Position(**state["log"]) if state else None
     with tracking.recording(position, sweep, written) as folder:
-        dashboard = address.find(folder.parent.parent)
-        if dashboard is not None:
-            # Whoever reads the token can use the dashboard, and output that is redirected often has other readers.
-            link = dashboard.page(f"run/{address.run_id(folder.name)}", secret=sys.stdout.isatty())
+        link = address.link(folder.parent.parent, f"run/{address.run_id(folder.name)}")
+        if link is not None:
             print(f"Watch it: {link}", flush=True)
         checkpoints = checkpoint.Checkpoints(folder, c, settings, state)
         try:

@@ -338,6 +338,15 @@ def test_a_running_run_is_updated_live_and_survives_a_killed_dashboard(
         assert plotted(dashboard, run.name) == logged(run)
 
 
+def test_a_sweep_prints_where_it_is_shown(work: Path, train: Run, data_path: Path, start: Start) -> None:
+    with start() as dashboard:
+        done = train(*LONG, "epochs=1", "norm=none", "seed=1..2", f"data_path={data_path}")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.splitlines()[1] == f"Watch them: {dashboard.url}/"
+        resumed = train("--resume", "seed")
+    assert "Watch" not in resumed.stdout
+
+
 @pytest.mark.slow
 def test_a_killed_run_is_shown_up_to_its_last_metrics(work: Path, begin: Begin, data_path: Path, start: Start) -> None:
     with start() as dashboard, begin(*LONG, f"data_path={data_path}") as training:

@@ -2,6 +2,8 @@
 
 import builtins
 import math
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,13 @@ def runs(trained: Path, tmp_path: Path) -> RunTable:
 
 def names(runs: RunTable) -> list[str]:
     return [run.uuid for run in runs]
+
+
+def test_completion_by_the_tab_key() -> None:
+    """`load_runs` and the layer are imported on first use, and found before."""
+    code = "import labml_bn; print(set(labml_bn.__all__) <= set(dir(labml_bn)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
 
 
 def test_a_sequence_of_runs(runs: RunTable) -> None:

@@ -96,7 +96,9 @@ def held(logs: Path, name: str) -> Iterator[None]:
             try:
                 stack.enter_context(FileLock(folder / f".{name}.lock", timeout=1))
             except Timeout as error:
-                raise UserError(f"the sweep {name} is in use by another process") from error
+                raise UserError(
+                    f"the sweep {name} is in use by another process: wait for its end, or name another (--sweep NAME)"
+                ) from error
         yield
 
 

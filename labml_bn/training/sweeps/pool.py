@@ -22,17 +22,17 @@ from labml_bn.training.sweeps.plan import START, Part
 class Pool:
     """The processes that train the runs of the sweep `name`, at most `size` at a time, with so many threads each.
 
-    `written` are the first notes of each new run.
+    `written` are the first notes of each new run. `diverged` and `failed` count the runs that ended with an error.
     """
 
     def __init__(self, name: str, written: Mapping[str, Any], console: SweepConsole, size: int, threads: str) -> None:
         self._name, self._written, self._console, self._size, self._threads = name, written, console, size, threads
         self._running: dict[Job, _Running] = {}
         self._events: jobs.Events = SimpleQueue()
-        self._failed = 0
+        self.diverged = self.failed = 0
 
-    def train(self, parts: Sequence[Part]) -> int:
-        """Train these runs. Returns how many have failed. Raises KeyboardInterrupt if a signal ended some of them."""
+    def train(self, parts: Sequence[Part]) -> None:
+        """Train these runs. Raises KeyboardInterrupt if a signal ended some of them."""
         waiting, interrupted = deque(parts), False
         try:
             with Stop() as stop:
@@ -49,7 +49,6 @@ class Pool:
             self._interrupt()
             for job in self._running:
                 job.end()
-        return self._failed
 
     def _interrupt(self) -> None:
         for job in self._running:
@@ -88,7 +87,8 @@ class Pool:
         if status == 0:
             self._console.trained(label, *_result(Path(running.folder)))
         elif not interrupted:
-            self._failed += 1
+            self.diverged += running.diverged
+            self.failed += not running.diverged
             self._console.failed(label, running.why(status), running.part.images - running.images)
 
 
@@ -113,8 +113,9 @@ class _Running:
 
     def line(self, line: str, console: SweepConsole) -> None:
         """Take a line of its standard error. Why it has failed is shown when it has ended."""
-        if line:
-            self.error = line.removeprefix("error: ")
+        if not line:
+            return
+        self.error = line.removeprefix("error: ")
         if not line.startswith(("error: ", "interrupted")):
             console.warn(self.part.label, line)
 

@@ -9,8 +9,10 @@ from typing import Any
 from labml_bn.cli.errors import StoppedError, UsageError, UserError, exit_status
 from labml_bn.cli.files import relative_path, resolve_folder
 from labml_bn.cli.text import printable
+from labml_bn.dashboard import address
 from labml_bn.data.download import ensure_files, is_complete
 from labml_bn.models import choose_device
+from labml_bn.records import notes
 from labml_bn.records.folder import INFO, is_sweep_name
 from labml_bn.records.record import COMPLETED, DIVERGED, RUNNING
 from labml_bn.settings import PATHS, Grid, as_typed, complete, default
@@ -25,13 +27,16 @@ from labml_bn.training.sweeps.pool import Pool
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a sweep ended: its name and the folder of its runs, how many they are, how many failed, and the seconds."""
+    """How a sweep ended: its name and the folder of its runs, how many they are, how many of them diverged or failed in
+    another way, and the seconds that it took, None if nothing was left to do.
+    """
 
     name: str
     logs: Path
     runs: int
+    diverged: int
     failed: int
-    elapsed: float
+    elapsed: float | None
 
 
 class Sweep:
@@ -69,17 +74,21 @@ class Sweep:
             size = min(_default_jobs(left) if count is None else count, max(1, len(left)))
             threads = jobs.threads(size)
             print(printable(self._summary(parts, left, size, threads)), flush=True)
-            failed = sum(part.status == DIVERGED for part in parts)
+            diverged = sum(part.status == DIVERGED for part in parts)
             if not left:
-                return Outcome(self._sweep.name, self._logs, len(parts), failed, 0.0)
-            done = sum(part.status in {COMPLETED, DIVERGED} for part in parts)
+                return Outcome(self._sweep.name, self._logs, len(parts), diverged, 0, None)
+            link = address.link(self._logs)
+            if link is not None:
+                print(f"Watch them: {link}", flush=True)
+            done = diverged + sum(part.status == COMPLETED for part in parts)
             with SweepConsole(len(parts), done, sum(part.images for part in left), size) as console:
                 try:
                     pool = Pool(self._sweep.name, self._sweep.written, console, size, threads)
-                    failed += pool.train(left)
+                    pool.train(left)
                 except KeyboardInterrupt as interrupt:
                     raise StoppedError(f"resume with: {self._command()}", exit_status(interrupt)) from None
-                return Outcome(self._sweep.name, self._logs, len(parts), failed, console.elapsed)
+                diverged += pool.diverged
+                return Outcome(self._sweep.name, self._logs, len(parts), diverged, pool.failed, console.elapsed)
 
     def _summary(self, parts: list[Part], left: list[Part], size: int, threads: str) -> str:
         words = [f"sweep {self._sweep.name}: {_runs(len(parts))}"]
@@ -99,14 +108,16 @@ def to_start(grid: Grid, name: str | None, written: Mapping[str, Any]) -> Sweep:
     """The sweep with these runs; what a sweep of this name has already done is not repeated.
 
     Without a name it is made from the keys that vary. `written` are the first notes of each run. Raises UsageError for
-    an impossible name, or if the sweep of this name has other settings.
+    an impossible name, impossible notes, or if the sweep of this name has other settings.
     """
+    notes.check(written)
     logs = logs_of(grid.settings)
     sweep = Definition(definition.free_name(logs, grid.name()) if name is None else _checked_name(name), grid, written)
     found = definition.read(logs, sweep.name)
     if found is not None and not found.has_the_settings_of(grid):
         raise UsageError(f"the sweep {name} exists with other settings: choose another name (--sweep NAME)")
-    return Sweep(logs, sweep, lambda: plan.planned(logs, sweep), is_new=found is None)
+    is_new = found is None
+    return Sweep(logs, sweep, lambda: plan.planned(logs, sweep, is_new=is_new), is_new=is_new)
 
 
 def to_resume(name: str, given: Mapping[str, Any]) -> Sweep:
@@ -120,7 +131,7 @@ def to_resume(name: str, given: Mapping[str, Any]) -> Sweep:
         return Sweep(logs, Definition(name, Grid({}, {})), lambda: plan.known(logs, name, given), is_new=False)
     settings = {"data_path": _data(logs, found), **found.grid.settings, **given}
     sweep = Definition(name, Grid(settings, found.grid.swept), found.written)
-    return Sweep(logs, sweep, lambda: plan.planned(logs, sweep), is_new=False)
+    return Sweep(logs, sweep, lambda: plan.planned(logs, sweep, is_new=False), is_new=False)
 
 
 def is_sweep(name: str, given: Mapping[str, Any]) -> bool:
@@ -142,10 +153,9 @@ def train_one(settings: Mapping[str, Any], name: str, written: Mapping[str, Any]
     logs = logs_of(settings)
     found = definition.read(logs, _checked_name(name))
     swept = found.grid.swept.keys() if found else plan.IGNORED
-    key = plan.identity(settings, swept)
-    if found and all(plan.identity(other, swept) != key for other in found.grid.combinations()):
+    if found and all(not plan.is_same(settings, other, swept) for other in found.grid.combinations()):
         raise UsageError(f"the sweep {name} has no run with these settings: choose another name (--sweep NAME)")
-    part = plan.part_of(dict(settings), name, plan.by_identity(logs, name, swept).get(key, []))
+    part = plan.part_of(dict(settings), name, plan.trained(settings, plan.by_identity(logs, name, swept), swept))
     if part.status == COMPLETED:
         print(printable(f"{part.folder} had already completed its epochs, with these settings"))
         return None
@@ -159,6 +169,8 @@ def train_one(settings: Mapping[str, Any], name: str, written: Mapping[str, Any]
 
 
 def _checked_name(name: str) -> str:
+    if name == "latest":
+        raise UsageError(f"{name!r} cannot be a sweep's name: it means the newest run")
     if not is_sweep_name(name):
         raise UsageError(f"{name!r} cannot be a sweep's name: write at most 100 letters and digits, . _ and - inside")
     return name

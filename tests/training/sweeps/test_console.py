@@ -45,7 +45,7 @@ def test_on_a_terminal(work: Path, environment: dict[str, str], tiny: list[str])
     assert re.search(r"\r\x1b\[K1/2 runs +\d+%, 1 failed", text)
     assert re.search(r"1/2 lr=1e\+06: diverged: epoch 1, step \d+: .*\.\.\.\r\n", text)
     assert re.search(r"2/2 lr=0.01: accuracy \d+\.\d+%, loss \d\.\d{4}, \d+\.\d s, \w{8}\r\n", text)
-    assert re.search(r"2 runs, 1 failed, in [\d.]+ s\r\n", text)
+    assert re.search(r"2 runs, 1 diverged in [\d.]+ s\r\n", text)
     for line in re.split(r"[\r\n]+|\x1b\[K", text):
         assert len(line) <= 80, line
 

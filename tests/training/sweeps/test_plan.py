@@ -33,7 +33,8 @@ def sweep() -> Definition:
 
 
 def statuses(logs: Path, sweep: Definition) -> list[tuple[str, str, str | None]]:
-    return [(part.label, part.status, part.folder.name if part.folder else None) for part in plan.planned(logs, sweep)]
+    parts = plan.planned(logs, sweep, is_new=False)
+    return [(part.label, part.status, part.folder.name if part.folder else None) for part in parts]
 
 
 def test_what_has_been_done(trained: Path, tmp_path: Path, sweep: Definition) -> None:
@@ -50,7 +51,7 @@ def test_what_has_been_done(trained: Path, tmp_path: Path, sweep: Definition) ->
         ("seed=4", plan.START, "04"),
         ("seed=5", plan.START, None),
     ]
-    assert plan.planned(tmp_path, sweep)[0].images == 6000
+    assert plan.planned(tmp_path, sweep, is_new=True)[0].images == 6000
 
 
 def test_the_best_of_several(trained: Path, tmp_path: Path, sweep: Definition) -> None:
@@ -83,15 +84,51 @@ def test_one_that_is_running(trained: Path, tmp_path: Path, sweep: Definition, m
     assert statuses(tmp_path, sweep)[0] == ("seed=1", plan.RESUME, "01")
 
 
-def test_runs_with_other_settings(trained: Path, tmp_path: Path, sweep: Definition) -> None:
+def test_runs_with_other_settings(
+    trained: Path, tmp_path: Path, sweep: Definition, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A new sweep does not mix with them; one that there is already has its own, and leaves the others."""
     run_of(trained, tmp_path, "01", "completed", {"seed.seed": 6})
+    run_of(trained, tmp_path, "02", "completed", {"seed.seed": 2})
     with pytest.raises(UsageError, match="the sweep s has runs with other settings"):
-        plan.planned(tmp_path, sweep)
+        plan.planned(tmp_path, sweep, is_new=True)
+    assert statuses(tmp_path, sweep)[:2] == [("seed=1", plan.START, None), ("seed=2", "completed", "02")]
+    assert capsys.readouterr().err == "warning: the sweep s also has 1 run with other settings, ignored here\n"
+
+
+def test_a_run_that_was_resumed_with_changes(
+    trained: Path, tmp_path: Path, sweep: Definition, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For more epochs, or on another device: it is the same run of the sweep. One of fewer epochs is another one."""
+    longer = {"epochs": 2, "device.use_cuda": True, "keep": 5}
+    run_of(trained, tmp_path, "01", "completed", {"seed.seed": 1, **longer})
+    run_of(trained, tmp_path, "02", "interrupted", {"seed.seed": 2, **longer})
+    assert statuses(tmp_path, sweep)[:2] == [("seed=1", "completed", "01"), ("seed=2", plan.RESUME, "02")]
+    assert [part.images for part in plan.planned(tmp_path, sweep, is_new=True)] == [6000, 12000, *[6000] * 3]
+    assert capsys.readouterr().err == ""
+    two = Definition("s", read_grid(["epochs=3", "train_samples=6000", "valid_samples=2000", "seed=1..2"]))
+    assert [part.status for part in plan.planned(tmp_path, two, is_new=False)] == [plan.START] * 2
+    assert "the sweep s also has 2 runs with other settings" in capsys.readouterr().err
+
+
+def test_epochs_that_vary(trained: Path, tmp_path: Path) -> None:
+    """A run of more epochs is then another run."""
+    settings = ["train_samples=6000", "valid_samples=2000", "device.use_cuda=false", "epochs=1,2"]
+    run_of(trained, tmp_path, "01", "completed", {"epochs": 2})
+    found = statuses(tmp_path, Definition("s", read_grid(settings)))
+    assert found == [("epochs=1", plan.START, None), ("epochs=2", "completed", "01")]
 
 
 def test_without_a_definition(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run_of(trained, tmp_path, "01", "completed", {"seed.seed": 1, "norm": "none"})
     run_of(trained, tmp_path, "02", "interrupted", {"seed.seed": 2, "norm": "none"})
+    away = {"seed.seed": 3, "norm": "none", "data_path": "/not/mine", "logs_path": "/not/mine"}
+    shutil.rmtree(run_of(trained, tmp_path, "04", "killed", away) / "checkpoints")
+    parts = plan.known(tmp_path, "s", {})
+    assert [(part.label, part.status) for part in parts][2:] == [("seed=3", plan.START)]
+    assert "/not/mine" not in parts[2].settings.values()  # someone else may have made the run: it does not name folders
+    shutil.rmtree(tmp_path / "batch_norm" / "04")
+    capsys.readouterr()
     parts = plan.known(tmp_path, "s", {"data_path": "elsewhere"})
     assert [(part.label, part.status) for part in parts] == [("seed=1", "completed"), ("seed=2", plan.RESUME)]
     assert {part.settings["data_path"] for part in parts} == {"elsewhere"}

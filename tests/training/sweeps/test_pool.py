@@ -48,7 +48,9 @@ def test_one_that_is_killed(work: Path, tiny: list[str], capfd: pytest.CaptureFi
                 os.kill(json.loads((run / "run.pid").read_text()), signal.SIGKILL)
 
     with Console(kill_the_long_one, 2) as console:
-        assert Pool("s", {}, console, 1, "1").train(parts([*tiny, "epochs=5000,1"])) == 1
+        pool = Pool("s", {}, console, 1, "1")
+        pool.train(parts([*tiny, "epochs=5000,1"]))
+    assert (pool.diverged, pool.failed) == (0, 1)
     lines = capfd.readouterr().out.splitlines()
     assert lines[0] == "1/2 epochs=5000: killed by signal 9"
     assert lines[1].startswith("2/2 epochs=1: accuracy ")
@@ -62,7 +64,9 @@ def test_the_folder_of_a_run_that_never_began(work: Path, tiny: list[str], capfd
         folder.mkdir(parents=True)
         (folder / "log.jsonl").write_text(log)
         with SweepConsole(1, 0, 300, 1) as console:
-            assert Pool("s", {}, console, 1, "1").train([Part(part.settings, "x", START, folder)]) == 0
+            pool = Pool("s", {}, console, 1, "1")
+            pool.train([Part(part.settings, "x", START, folder)])
+        assert (pool.diverged, pool.failed) == (0, 0)
         assert folder.exists() == bool(log)
 
 
@@ -72,7 +76,7 @@ def test_a_warning_names_its_run(work: Path, tiny: list[str], capfd: pytest.Capt
             (run / "log.jsonl").unlink(missing_ok=True)
 
     with Console(delete_the_log, 1) as console:
-        assert Pool("s", {}, console, 1, "1").train(parts([*tiny, "epochs=40", "seed=7"])[:1]) == 0
+        Pool("s", {}, console, 1, "1").train(parts([*tiny, "epochs=40", "seed=7"])[:1])
     assert "was deleted or replaced by another process" in capfd.readouterr().err
 
 

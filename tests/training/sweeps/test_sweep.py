@@ -46,7 +46,7 @@ def test_from_the_command_line(train: Run, command: Run, work: Path, tiny: list[
         )
         assert re.fullmatch(result, line), line
     assert len(lines) == 4
-    assert re.fullmatch(r"4 runs, in [\d.]+ s", summary)
+    assert re.fullmatch(r"4 runs in [\d.]+ s", summary)
     assert "\r" not in done.stdout
     assert trained(work) == expected(arguments)
     for record in records(work):
@@ -57,7 +57,8 @@ def test_from_the_command_line(train: Run, command: Run, work: Path, tiny: list[
     before = logs(work)
     again = train("--resume", "norm-seed")
     assert (again.returncode, again.stderr) == (0, "")
-    assert again.stdout.startswith("sweep norm-seed: 4 runs, 4 complete\n")
+    compare = "Compare them: python -m labml_bn.compare norm-seed\n"
+    assert again.stdout == f"sweep norm-seed: 4 runs, 4 complete\n{compare}"
     assert logs(work) == before
 
 
@@ -89,15 +90,15 @@ def test_a_run_that_diverges(train: Run, work: Path, tiny: list[str]) -> None:
     """It is noted, the others go on, and the exit status says so; it is not repeated."""
     done = train(*tiny, *DIVERGES, "lr=1e6,0.01,0.02", "--jobs", "1")
     assert done.returncode == 1
-    assert done.stderr == "error: 1 of 3 runs failed\n"
+    assert done.stderr == "error: of 3 runs, 1 diverged\n"
     lines = done.stdout.splitlines()
     assert lines[1].startswith("1/3 lr=1e+06: diverged: epoch 1, step ")
     assert re.match(r"3/3 lr=0.02: accuracy ", lines[3])
-    assert lines[4].startswith("3 runs, 1 failed, in ")
+    assert lines[4].startswith("3 runs, 1 diverged in ")
     assert [record.status for record in records(work)] == ["diverged", "completed", "completed"]
     before = logs(work)
     again = train("--resume", "lr")
-    assert (again.returncode, again.stderr) == (1, "error: 1 of 3 runs failed\n")
+    assert (again.returncode, again.stderr) == (1, "error: of 3 runs, 1 diverged\n")
     assert again.stdout.startswith("sweep lr: 3 runs, 2 complete, 1 diverged\n")
     assert logs(work) == before
 
@@ -178,7 +179,9 @@ def test_two_processes_with_one_sweep(begin: Begin, train: Run, work: Path, tiny
     for arguments in (["--resume", "mine"], [*long, "--sweep", "mine"]):
         refused = train(*arguments)
         assert (refused.returncode, refused.stdout) == (1, "")
-        assert refused.stderr == "error: the sweep mine is in use by another process\n"
+        assert refused.stderr == (
+            "error: the sweep mine is in use by another process: wait for its end, or name another (--sweep NAME)\n"
+        )
     refused = train(*tiny, "epochs=5000", "seed=1", "--sweep", "mine")
     assert (refused.returncode, refused.stdout) == (1, "")
     assert refused.stderr.endswith(" is in use by another process\n")
@@ -211,7 +214,8 @@ def test_the_commands_of_a_sweep(train: Run, work: Path, tiny: list[str], enviro
     resumed = train("--resume", "norm-seed")
     assert resumed.returncode == 0
     assert resumed.stdout.startswith("sweep norm-seed: 4 runs, 4 complete\n")
-    only = "warning: logs/sweeps/norm-seed.json is missing, so only the 4 runs in logs are known\n"
+    only = "warning: logs/sweeps/norm-seed.json is missing, so only the 4 runs in logs are known "
+    only += "(for the others, write the settings of the sweep again, and --sweep norm-seed)\n"
     assert resumed.stderr == only
     again = train(*shlex.split(lines[0])[3:])
     assert (again.returncode, again.stderr) == (0, "")
@@ -228,8 +232,12 @@ def test_the_commands_of_a_sweep(train: Run, work: Path, tiny: list[str], enviro
 
 def test_like_a_run(train: Run, work: Path, tiny: list[str]) -> None:
     assert train(*tiny, "norm=none", "lr=0.002").returncode == 0
+    notice = f"settings of logs/batch_norm/{runs(work)[0].name}\n"
+    commands = train("--like", "latest", "seed=1..2", "--dry-run")
+    assert (commands.returncode, commands.stderr) == (0, notice)
+    assert [line.split()[:3] for line in commands.stdout.splitlines()] == [["python", "-m", "labml_bn.train"]] * 2
     done = train("--like", "latest", "seed=1..2")
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, notice)
     again = train("--resume", "seed")
     assert (again.returncode, again.stdout.splitlines()[0]) == (0, "sweep seed: 2 runs, 2 complete")
     (first, *others) = records(work)
@@ -253,12 +261,16 @@ def test_like_a_run(train: Run, work: Path, tiny: list[str]) -> None:
         (["seed=1..1000000"], "these are 1,000,000 runs: a sweep can have at most 100,000"),
         (["seed=1..2", "--sweep", "../x"], "'../x' cannot be a sweep's name"),
         (["seed=1..2", "--name", ""], "'' cannot be a sweep's name"),
-        (["seed=1", "--sweep", "latest"], "'latest' cannot be a sweep's name"),
+        (["seed=1", "--sweep", "latest"], "'latest' cannot be a sweep's name: it means the newest run"),
         (["seed=1..2", "--name", "a", "--sweep", "b"], "a sweep has one name: write --name or --sweep"),
         (["seed=1..2", "--jobs", "0"], "--jobs 0: write how many runs"),
         (["seed=1..2", "--jobs", "two"], "argument --jobs: invalid int value: 'two'"),
         (["seed=1", "--dry-run"], "--dry-run prints the commands of a sweep, and this is one run"),
-        (["--tag", "\udcff"], "the tags ['\\udcff'] has characters that no text has"),
+        (["--tag", "\udcff"], "'\\udcff' cannot be a tag: write 1 to 100 characters, no comma"),
+        (["--tag", "a,b"], "'a,b' cannot be a tag: write 1 to 100 characters, no comma"),
+        (["--tag", ""], "'' cannot be a tag: write 1 to 100 characters, no comma"),
+        (["--name", "two\nlines"], "'two\\nlines' cannot be a name: write at most 200 printable characters"),
+        (["--note", "\udcff"], "'\\udcff' cannot be a note: it is not valid UTF-8"),
         (["--resume", "latest", "--tag", "x"], "--name, --tag, --note and --sweep are for new runs"),
     ],
 )
@@ -292,6 +304,16 @@ def test_mistakes_with_a_sweep(train: Run, work: Path, tiny: list[str]) -> None:
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith("error: the sweep norm has runs with other settings: choose")
     assert logs(work) == before
+
+
+def test_all_fail(train: Run, work: Path, tiny: list[str]) -> None:
+    """There is nothing to compare. What did not diverge can be tried again."""
+    (work / "logs").mkdir()
+    (work / "logs" / "batch_norm").write_text("")
+    done = train(*tiny, "norm=none", "seed=1..2")
+    assert done.returncode == 1
+    assert re.fullmatch(r"2 runs, 2 failed in [\d.]+ s", done.stdout.splitlines()[-1])
+    assert done.stderr == "error: of 2 runs, 2 failed (--resume seed tries again those that failed)\n"
 
 
 def test_logs_not_writable(train: Run, work: Path, tiny: list[str]) -> None:
