@@ -1,6 +1,7 @@
 """The comparison page in a real browser: what it draws is held to the logs and to SciPy, and it loads nothing."""
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -16,6 +17,8 @@ from playwright.sync_api import Page, expect
 from labml_bn.cli.errors import UserError
 from labml_bn.records import notes
 from labml_bn.records.comparison import page
+from labml_bn.records.comparison.estimates import mean_curve
+from labml_bn.records.comparison.measured import read_groups
 from labml_bn.records.record import read_runs
 from tests.browser import Visit, needs_browser, visiting
 from tests.conftest import another, metrics
@@ -122,6 +125,20 @@ def assert_points(points: Points, steps: list[int], values: Any, tolerance: floa
     np.testing.assert_allclose([value for _, value in points], values, rtol=tolerance, atol=1e-15)
 
 
+def assert_equal(found: list[float | None], expected: Any) -> None:
+    """Values of the page, in which null is NaN, equal those of the command."""
+    values = np.array([np.nan if value is None else value for value in found])
+    np.testing.assert_allclose(values, np.asarray(expected), rtol=1e-9, atol=1e-12)
+
+
+def change_log(run: Path, change: Callable[[str, list[Any]], tuple[str, list[Any]]]) -> None:
+    """Replace each metric in a run's log: its name, and the list of [step, values]."""
+    entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    for entry in entries:
+        entry["track"] = dict(change(name, points) for name, points in entry["track"].items())
+    (run / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+
+
 CHARTS = ("accuracy.test", "loss.test", "accuracy.train", "loss.train")
 
 
@@ -153,6 +170,77 @@ class TestInABrowser:
         last = max(logged(sweep[8], "accuracy.test"))
         said = shown.locator("section.panel[aria-label='test accuracy'] .notes").inner_text()
         assert f"no_norm lr=0.001: the mean ends at {last:,} images, which all 3 runs have reached." in said
+
+    def test_groups_and_estimates_are_those_of_the_command(
+        self, sweep: list[Path], tmp_path: Path, opened: Open
+    ) -> None:
+        """The page's scripts compute what `groups.py`, `measured.py` and `estimates.py` do, for unusual runs too."""
+        logs = tmp_path / "logs"
+        only = {"norm": "torch", "train_batch_size": 128}
+        runs = [
+            varied(sweep[9], logs, "600beef", settings={"norm": "torch"}, status="diverged"),  # a group without a mean
+            *sweep[3:],
+            *sweep[:3],
+            varied(sweep[0], logs, "610beef", settings={"keep": 5}),  # again, and the newest
+            varied(sweep[10], logs, "620beef", settings={}, status="diverged"),
+            varied(sweep[0], logs, "630beef", settings={"seed.seed": 4}, part=0.1),  # not tested
+            varied(sweep[0], logs, "640beef", settings={**only, "seed.seed": 1}, part=0.1),
+            varied(sweep[0], logs, "650beef", settings={**only, "seed.seed": 2}, part=0.2),
+            varied(sweep[0], logs, "660beef", settings={"dataset": "FashionMNIST", "epochs": 20}),  # with a name
+            varied(sweep[0], logs, "670beef", settings={"held_out": 1000, "seed.seed": 1}),
+            varied(sweep[0], logs, "680beef", settings={"held_out": 1000, "seed.seed": 2}),
+            varied(sweep[0], logs, "690beef", settings={"held_out": 1000, "seed.seed": 3}),
+        ]
+        notes.write(runs[-4], {"name": "clothes"})
+        for run in runs[-3:]:
+            change_log(run, lambda name, points: (name.replace("valid", "held_out"), points))
+        last = max(logged(runs[-2], "loss.test"))
+        for name, step in (("loss.test", last), ("accuracy.test", 1000)):
+            change_log(
+                runs[-2],
+                lambda each, points, name=name, step=step: (
+                    each,
+                    [[at, [1e300] if (each, at) == (name, step) else values] for at, values in points],
+                ),
+            )
+
+        shown = opened(runs).page
+        shown.evaluate("document.querySelector('#legend button').click()")  # all groups
+        groups = read_groups(read_runs(runs))
+        found = shown.evaluate("""() => comparison.groups.map((group) => ({
+          name: group.label,
+          ...Object.fromEntries(["counted", "diverged", "repeated", "untested"].map((part) =>
+            [part, group[part].map((run) => run.uuid).sort()])),
+          results: Object.fromEntries(["accuracy.test", "loss.test"].flatMap((name) =>
+            Object.entries(comparison.resultsOfGroup(group, name)).map(([kind, one]) =>
+              [(kind === "best" ? "best." : "") + name, one]))),
+          curves: Object.fromEntries(["accuracy.test", "loss.test", "accuracy.train", "loss.train"].map((name) =>
+            [name, comparison.curveOfGroup(group, name, 0) ?? null])),
+        }))""")
+        assert [one["name"] for one in found] == [group.group.name for group in groups]
+        for one, group in zip(found, groups, strict=True):
+            untested = [run for run in group.group.runs if run not in group.averaged]
+            for part, expected in (
+                ("counted", group.averaged),
+                ("diverged", group.group.diverged),
+                ("repeated", group.group.older),
+                ("untested", untested),
+            ):
+                assert one[part] == sorted(run.uuid for run in expected), (group.group.name, part)
+            for name, estimate in one["results"].items():
+                expected = group.estimate(name)
+                assert estimate["n"] == expected.n, (group.group.name, name)
+                assert_equal([estimate[part] for part in ("mean", "low", "high")],
+                             [expected.mean, expected.low, expected.high])  # fmt: skip
+            for name, curve in one["curves"].items():
+                series = [metrics[name] for metrics in group.common if name in metrics]
+                assert (curve is None) == (not series), (group.group.name, name)
+                if curve is None:
+                    continue
+                assert curve["steps"] == series[0].steps.tolist(), (group.group.name, name)
+                values = mean_curve(np.array([each.values[:, 0] for each in series]))
+                for part, expected in zip(("mean", "low", "high"), values, strict=True):
+                    assert_equal(curve[part], expected)
 
     def test_what_is_drawn_is_where_its_values_are(self, sweep: list[Path], opened: Open) -> None:
         """The pixels at the values have the line's colour."""
