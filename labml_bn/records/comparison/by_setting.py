@@ -17,7 +17,7 @@ from matplotlib.transforms import ScaledTranslation
 from labml_bn.cli.errors import UsageError
 from labml_bn.records.comparison.curves import MOST_CURVES, draw_legend, legend_height, style
 from labml_bn.records.comparison.estimates import Estimate
-from labml_bn.records.comparison.groups import WITHIN, differing
+from labml_bn.records.comparison.groups import WITHIN, about_test_images, differing
 from labml_bn.records.comparison.measured import Measured
 from labml_bn.records.record import Record
 from labml_bn.settings import KEYS, as_typed, name_of, short
@@ -65,6 +65,7 @@ def figure(groups: Sequence[Measured], key: str) -> Figure:
         curves = {label: curve for label, curve in curves.items() if label in best}
     if any(group.estimate(_ACCURACY).n == 0 for curve in curves.values() for _, group in curve):
         captions.append("Hollow, at the lower edge: groups without an accuracy; all runs diverged, or none was tested.")
+    captions += about_test_images([group.group.all_runs[0] for curve in curves.values() for _, group in curve])
 
     places, names = _places([group.group.settings[key] for group in groups], key)
     starts = _starts(curves)

@@ -20,6 +20,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from labml_bn.records.comparison.estimates import mean_curve
+from labml_bn.records.comparison.groups import about_test_images
 from labml_bn.records.comparison.measured import Measured, Metrics, at_common_steps
 from labml_bn.records.record import Record, Series, short_uuids
 from labml_bn.settings import KEYS, name_of
@@ -89,7 +90,7 @@ def figure_of_groups(groups: Sequence[Measured]) -> Figure:
     caption = "Lines: means over the seeds. Bands: 95 % interval of the mean (Student's t); n = 1 has none."
     if any(curve.diverged for curve in curves):
         caption += " Thin lines: runs that diverged, not in the means."
-    return _figure(curves, [caption, *notes])
+    return _figure(curves, [caption, *notes, *about_test_images([group.group.all_runs[0] for group in drawn])])
 
 
 def figure_of_runs(groups: Sequence[Measured], runs: Sequence[Record]) -> Figure:
@@ -98,10 +99,11 @@ def figure_of_runs(groups: Sequence[Measured], runs: Sequence[Record]) -> Figure
         logged = {folder: metrics for group in groups for folder, metrics in group.logged.items()}
         labels = _labels(runs)
         curves = [_Curve(labels[number], [logged[run.folder]], False) for number, run in enumerate(runs)]
-        return _figure(curves, [])
+        return _figure(curves, about_test_images(runs))
     drawn, notes = best_groups(groups)
     curves = [_Curve(f"{group.group.name} ({group.n})", list(group.logged.values()), False) for group in drawn]
-    return _figure(curves, ["Each line is a run, in the colour of its group.", *notes])
+    captions = ["Each line is a run, in the colour of its group.", *notes]
+    return _figure(curves, [*captions, *about_test_images([group.group.all_runs[0] for group in drawn])])
 
 
 def best_groups(groups: Sequence[Measured]) -> tuple[list[Measured], list[str]]:
@@ -133,9 +135,10 @@ def _figure(curves: Sequence[_Curve], captions: list[str]) -> Figure:
     statistics_height = 1.6 if len(blocks) < 2 else 1.25
     below = 2 * len(blocks) * statistics_height
     width = round(_part_width(curves))
-    captions = (
-        [*captions, f"Training loss and accuracy are means over {width:,} images each."] if width > 0 else captions
-    )
+    captions = [
+        *captions,
+        *([f"Training loss and accuracy are averaged over spans of {width:,} images."] if width else []),
+    ]
     if banded:
         captions.append(_about_statistics(curves, layers, banded))
     captions = textwrap.wrap(" ".join(captions), 145)
@@ -181,6 +184,8 @@ def _draw_panel(axes: Axes, curves: Sequence[_Curve], name: str) -> None:
             if curve.is_mean:
                 ends = np.maximum(low, _LOWEST), high
                 axes.fill_between(steps, *ends, color=look["color"], alpha=0.2, linewidth=0, zorder=1)
+                if len(steps) == 1:  # a band would have no width
+                    axes.vlines(steps, *ends, color=look["color"], linewidth=1.5)
             start = len(steps) // _START if name == "accuracy.train" else 0
             drawn.append(np.array([values, low, high])[:, start:])
         for metrics in curve.diverged:
@@ -238,9 +243,11 @@ def _limit_accuracy(axes: Axes, lines: NDArray[Any]) -> str:
 
 
 def _part_width(curves: Sequence[_Curve]) -> float:
-    """The images in a part over which training losses are averaged."""
+    """The images in a part over which training losses are averaged; 0 if no run has more than one in a part."""
     steps = [metrics["loss.train"].steps for curve in curves for metrics in curve.runs if "loss.train" in metrics]
-    return float(max((of_run[-1] for of_run in steps), default=1)) / _PARTS
+    if all(len(of_run) <= _PARTS for of_run in steps):
+        return 0.0
+    return float(max(of_run[-1] for of_run in steps)) / _PARTS
 
 
 def _averages(series: Series, width: float) -> Series:

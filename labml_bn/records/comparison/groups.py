@@ -10,6 +10,9 @@ from labml_bn.settings import KEYS, WITHOUT_EFFECT, name_of
 #: The settings in which the runs of a group may differ.
 WITHIN = frozenset({"seed.seed", *WITHOUT_EFFECT, "device.use_cuda", "device.cuda_device"})
 
+#: The settings that choose the test images. Accuracies and losses on different images cannot be compared.
+TEST_IMAGES = ("dataset", "valid_samples")
+
 _BETWEEN = [key for key in KEYS if key not in WITHIN]
 
 
@@ -45,6 +48,19 @@ def group_runs(runs: Sequence[Record]) -> list[Group]:
 def differing(runs: Sequence[Record]) -> list[str]:
     """The settings that differ between the groups of these runs."""
     return [key for key in _BETWEEN if len({str(run.settings[key]) for run in runs}) > 1]
+
+
+def is_tested_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether runs with these settings are tested on the same images."""
+    return all(one[key] == other[key] for key in TEST_IMAGES)
+
+
+def about_test_images(runs: Sequence[Record]) -> list[str]:
+    """A sentence that these runs are tested on different images, if they are."""
+    keys = [key for key in differing(runs) if key in TEST_IMAGES]
+    if not keys:
+        return []
+    return [f"Accuracies and losses on different test images cannot be compared (they differ in {' and '.join(keys)})."]
 
 
 def _group(name: str, runs: Sequence[Record]) -> Group:

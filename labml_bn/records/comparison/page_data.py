@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from labml_bn.cli.text import printable
 from labml_bn.records.comparison.estimates import t_quantile
-from labml_bn.records.comparison.groups import WITHIN
+from labml_bn.records.comparison.groups import TEST_IMAGES, WITHIN
 from labml_bn.records.record import DIVERGED, PERCENTILES, RUNNING, Record, Series, short_uuids
 from labml_bn.records.results import LARGEST, possible, results
 from labml_bn.settings import KEYS, PATHS, as_typed, name_of, short, training_images
@@ -77,6 +77,7 @@ def make_data(runs: Sequence[Record], metrics: Sequence[Mapping[str, Series]]) -
         "isRunning": any(run.status == RUNNING for run in runs),
         "diverged": DIVERGED,
         "seed": SEED,
+        "testImages": TEST_IMAGES,
         "keys": [
             {
                 "key": key,

@@ -7,6 +7,7 @@ import numpy as np
 from labml_bn.cli.text import duration
 from labml_bn.cli.text import loss as loss_text
 from labml_bn.records.comparison.estimates import Difference, Estimate, difference
+from labml_bn.records.comparison.groups import about_test_images, is_tested_alike
 from labml_bn.records.comparison.measured import Measured
 from labml_bn.records.record import Record, short_uuids
 from labml_bn.records.results import BEST, best_index, results
@@ -61,11 +62,16 @@ def run_rows(groups: Sequence[Measured], runs: Sequence[Record]) -> list[list[st
 
 
 def sentences(groups: Sequence[Measured]) -> list[str]:
-    """What the table of groups leaves out and why; then how the groups differ, each compared with the first."""
+    """What the table of groups leaves out and why; then how the groups differ, each compared with the first.
+
+    Groups that are tested on other images than the first one are not compared with it.
+    """
     lines = [f"{group.group.name}: {'; '.join(remarks)}" for group in groups if (remarks := group.remarks())]
     if len(groups) < 2:
         return lines
+    lines += about_test_images([group.group.all_runs[0] for group in groups])
     first, *others = groups
+    others = [other for other in others if is_tested_alike(first.group.settings, other.group.settings)]
     compared = others[:_MOST_DIFFERENCES]
     more = f" (here {len(compared)} of {len(others)})" if len(others) > len(compared) else ""
     head = f"each group compared with the first{more}; the intervals are not corrected for multiple comparisons:"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import FillBetweenPolyCollection
+from matplotlib.collections import FillBetweenPolyCollection, LineCollection
 from matplotlib.figure import Figure
 from scipy import stats
 
@@ -76,13 +76,10 @@ def test_the_curves_of_a_run_are_the_logged_ones(make_run: MakeRun) -> None:
     test_loss, test_accuracy, train_loss, train_accuracy, _, *layers = figure.axes
     logged = runs[0].metrics()
     assert names(figure) == ["0000aaaa batch_norm", "0001aaaa no_norm lr=0.01"]
-    for axes, name in ((test_loss, "loss.test"), (test_accuracy, "accuracy.test"), (train_accuracy, "accuracy.train")):
+    panels = (test_loss, test_accuracy, train_loss, train_accuracy)
+    for axes, name in zip(panels, ("loss.test", "accuracy.test", "loss.train", "accuracy.train"), strict=True):
         np.testing.assert_array_equal(axes.lines[0].get_ydata(), logged[name].values[:, 0])
         np.testing.assert_array_equal(axes.lines[0].get_xdata(), logged[name].steps)
-    # The training loss is drawn as averages, whose weighted mean is that of the whole run.
-    counts = np.diff(np.searchsorted(logged["loss.train"].steps, np.arange(61) * 50, side="right"))
-    mean = np.average(np.asarray(train_loss.lines[0].get_ydata()), weights=counts[counts > 0])
-    np.testing.assert_allclose(mean, logged["loss.train"].values.mean(), rtol=1e-12)
     statistics = sorted(name for name in logged if name.startswith("bn."))
     by_row = [name for name in statistics if name.endswith("mean")] + [n for n in statistics if n.endswith("var")]
     for axes, name in zip(layers, by_row, strict=True):
@@ -102,6 +99,37 @@ def test_the_curve_of_a_group_is_the_mean_with_its_interval(make_run: MakeRun) -
             expected = (max(low[step], 1e-12), high[step])
             assert band(axes, 0, 1000 * (step + 1)) == pytest.approx(expected)
         assert len(axes.lines) == 2
+
+
+def test_the_interval_at_a_single_step_is_a_bar(make_run: MakeRun) -> None:
+    """A band would have no width there."""
+    values = [0.91, 0.92, 0.94]
+    figure = of_groups([make_run(seed, [value]) for seed, value in enumerate(values)])
+    (bar,) = (shape for shape in figure.axes[1].collections if isinstance(shape, LineCollection))
+    ((bottom, top),) = bar.get_segments()
+    assert bottom[0] == top[0] == 1000
+    assert (bottom[1], top[1]) == pytest.approx(stats.t.interval(0.95, 2, np.mean(values), stats.sem(values)))
+
+
+def test_batches_are_averaged_only_if_several_are_in_a_span(make_run: MakeRun, tmp_path: Path) -> None:
+    """The caption reports the span, which is a 60th of the run."""
+    for batches in (60, 120):
+        run = make_run(uuid=f"{batches}")
+        losses = [1 / (batch + 1) for batch in range(batches)]
+        track = {"loss.train": [[64 * (batch + 1), [loss]] for batch, loss in enumerate(losses)]}
+        (tmp_path / f"{batches}" / "log.jsonl").write_text(json.dumps({"track": track}) + "\n")
+        figure = of_runs([run])
+        means = np.reshape(losses, (60, -1)).mean(axis=1)
+        np.testing.assert_allclose(np.asarray(figure.axes[2].lines[0].get_ydata()), means, rtol=1e-12)
+        caption = figure._supxlabel.get_text()  # type: ignore[attr-defined]
+        assert ("averaged over spans of 128 images" in caption) == (batches == 120)
+
+
+def test_different_test_images_are_reported(make_run: MakeRun) -> None:
+    runs = [make_run(), make_run(valid_samples=400)]
+    for figure in (of_groups(runs), of_runs(runs), of_runs([*runs, *(make_run(seed) for seed in range(6, 14))])):
+        caption = figure._supxlabel.get_text().replace("\n", " ")  # type: ignore[attr-defined]
+        assert "different test images cannot be compared (they differ in valid_samples)." in caption
 
 
 def test_statistics_are_averaged_over_the_runs(make_run: MakeRun) -> None:

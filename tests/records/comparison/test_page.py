@@ -1,6 +1,7 @@
 """The comparison page in a real browser: what it draws is held to the logs and to SciPy, and it loads nothing."""
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -14,11 +15,15 @@ from numpy.typing import NDArray
 from playwright.sync_api import Page, expect
 
 from labml_bn.cli.errors import UserError
+from labml_bn.cli.text import duration
 from labml_bn.records import notes
 from labml_bn.records.comparison import page
-from labml_bn.records.record import read_runs
+from labml_bn.records.comparison.estimates import mean_curve
+from labml_bn.records.comparison.measured import read_groups
+from labml_bn.records.record import read_run, read_runs
 from tests.browser import Visit, needs_browser, visiting
 from tests.conftest import another, metrics
+from tests.records.comparison.conftest import log
 from tests.records.comparison.varied_runs import make_sweep, varied
 
 VENDOR = Path(page.__file__).parent / "vendor"
@@ -39,6 +44,9 @@ LINES = """name => {
 RANGE = "([name, axis]) => {const {min, max} = comparison.panels.get(name).chart.scales[axis]; return [min, max]}"
 
 Points = list[tuple[int, float]]
+
+#: The metrics in a line of a log: [step, values] of each.
+Track = dict[str, list[tuple[int, list[float]]]]
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +130,19 @@ def assert_points(points: Points, steps: list[int], values: Any, tolerance: floa
     np.testing.assert_allclose([value for _, value in points], values, rtol=tolerance, atol=1e-15)
 
 
+def assert_equal(found: list[float | None], expected: Any) -> None:
+    """Values of the page, in which null is NaN, equal those of the command."""
+    values = np.array([np.nan if value is None else value for value in found])
+    np.testing.assert_allclose(values, np.asarray(expected), rtol=1e-9, atol=1e-12)
+
+
+def change_log(run: Path, change: Callable[[Track], Track]) -> None:
+    """Replace the metrics in a run's log."""
+    entries = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    written = [json.dumps({**entry, "track": change(entry["track"])}) + "\n" for entry in entries]
+    (run / "log.jsonl").write_text("".join(written))
+
+
 CHARTS = ("accuracy.test", "loss.test", "accuracy.train", "loss.train")
 
 
@@ -153,6 +174,79 @@ class TestInABrowser:
         last = max(logged(sweep[8], "accuracy.test"))
         said = shown.locator("section.panel[aria-label='test accuracy'] .notes").inner_text()
         assert f"no_norm lr=0.001: the mean ends at {last:,} images, which all 3 runs have reached." in said
+
+    def test_groups_and_estimates_are_those_of_the_command(
+        self, sweep: list[Path], tmp_path: Path, opened: Open
+    ) -> None:
+        """The page's scripts compute what `groups.py`, `measured.py` and `estimates.py` do, for unusual runs too."""
+        logs = tmp_path / "logs"
+        only = {"norm": "torch", "train_batch_size": 128}
+        runs = [
+            varied(sweep[9], logs, "600beef", settings={"norm": "torch"}, status="diverged"),  # a group without a mean
+            *sweep[3:],
+            *sweep[:3],
+            varied(sweep[0], logs, "610beef", settings={"keep": 5}),  # again, and the newest
+            varied(sweep[10], logs, "620beef", settings={}, status="diverged"),
+            varied(sweep[0], logs, "630beef", settings={"seed.seed": 4}, part=0.1),  # not tested
+            varied(sweep[0], logs, "640beef", settings={**only, "seed.seed": 1}, part=0.1),
+            varied(sweep[0], logs, "650beef", settings={**only, "seed.seed": 2}, part=0.2),
+            varied(sweep[0], logs, "660beef", settings={"dataset": "FashionMNIST", "epochs": 20}),  # with a name
+            varied(sweep[0], logs, "670beef", settings={"held_out": 1000, "seed.seed": 1}),
+            varied(sweep[0], logs, "680beef", settings={"held_out": 1000, "seed.seed": 2}),
+            varied(sweep[0], logs, "690beef", settings={"held_out": 1000, "seed.seed": 3}),
+        ]
+        notes.write(runs[-4], {"name": "clothes"})
+        last = max(logged(runs[-2], "loss.test"))
+
+        def hold_out(track: Track) -> Track:
+            return {name.replace("valid", "held_out"): points for name, points in track.items()}
+
+        def make_impossible(track: Track) -> Track:
+            for name, wanted in (("loss.test", last), ("accuracy.test", 1000)):
+                for step, values in track.get(name, []):
+                    values[:] = [1e300] if step == wanted else values
+            return track
+
+        for run in runs[-3:]:
+            change_log(run, hold_out)
+        change_log(runs[-2], make_impossible)
+
+        shown = opened(runs).page
+        groups = read_groups(read_runs(runs))
+        found = shown.evaluate("""() => comparison.groups.map((group) => ({
+          name: group.label,
+          ...Object.fromEntries(["counted", "diverged", "repeated", "untested"].map((part) =>
+            [part, group[part].map((run) => run.uuid).sort()])),
+          results: Object.fromEntries(["accuracy.test", "loss.test"].flatMap((name) =>
+            Object.entries(comparison.resultsOfGroup(group, name)).map(([kind, one]) =>
+              [(kind === "best" ? "best." : "") + name, one]))),
+          curves: Object.fromEntries(["accuracy.test", "loss.test", "accuracy.train", "loss.train"].map((name) =>
+            [name, comparison.curveOfGroup(group, name, 0) ?? null])),
+        }))""")
+        assert [one["name"] for one in found] == [group.group.name for group in groups]
+        for one, group in zip(found, groups, strict=True):
+            untested = [run for run in group.group.runs if run not in group.averaged]
+            for part, members in (
+                ("counted", group.averaged),
+                ("diverged", group.group.diverged),
+                ("repeated", group.group.older),
+                ("untested", untested),
+            ):
+                assert one[part] == sorted(run.uuid for run in members), (group.group.name, part)
+            for name, estimate in one["results"].items():
+                expected = group.estimate(name)
+                assert estimate["n"] == expected.n, (group.group.name, name)
+                assert_equal([estimate[part] for part in ("mean", "low", "high")],
+                             [expected.mean, expected.low, expected.high])  # fmt: skip
+            for name, curve in one["curves"].items():
+                series = [metrics[name] for metrics in group.common if name in metrics]
+                assert (curve is None) == (not series), (group.group.name, name)
+                if curve is None:
+                    continue
+                assert curve["steps"] == series[0].steps.tolist(), (group.group.name, name)
+                values = mean_curve(np.array([each.values[:, 0] for each in series]))
+                for part, wanted in zip(("mean", "low", "high"), values, strict=True):
+                    assert_equal(curve[part], wanted)
 
     def test_what_is_drawn_is_where_its_values_are(self, sweep: list[Path], opened: Open) -> None:
         """The pixels at the values have the line's colour."""
@@ -299,6 +393,65 @@ class TestInABrowser:
         points = lines(shown, "loss.test")["batch_norm lr=0.001"]["points"]
         np.testing.assert_allclose(points, np.array([np.array(steps) / 1000, mean]).T)
 
+    def test_a_short_logarithmic_axis(self, sweep: list[Path], tmp_path: Path, opened: Open) -> None:
+        """It has several labels, also if no power of ten is in it."""
+        run = another(sweep[0], tmp_path / "logs", "60beef")
+        log(run, [0.9, 0.91, 0.92], losses=[0.19, 0.17, 0.15])
+        shown = opened([run]).page
+        labels = [text for text in shown.evaluate("comparison.panels.get('loss.test').chart.axes[1]._values") if text]
+        assert 3 <= len(labels) <= 12
+        assert labels == sorted(set(labels), key=float)
+
+    def test_the_interval_at_a_single_step(self, sweep: list[Path], tmp_path: Path, opened: Open) -> None:
+        """After one epoch a band would have no width: it is a bar."""
+        runs = [another(run, tmp_path / "logs", f"6{number}beef") for number, run in enumerate(sweep[:3])]
+        for run, accuracy in zip(runs, (0.91, 0.92, 0.94), strict=True):
+            log(run, [accuracy])
+        shown = opened(runs).page
+        (line,) = lines(shown, "accuracy.test").values()
+        (step, mean), (_, high) = line["points"][0], line["high"][0]
+        painted = """([step, value]) => {
+          const {chart} = comparison.panels.get("accuracy.test");
+          const [x, y] = [chart.valToPos(step, "x", true), chart.valToPos(value, "y", true)].map(Math.round);
+          return [...chart.ctx.getImageData(x - 1, y, 3, 1).data];
+        }"""
+        assert max(shown.evaluate(painted, [step, (mean + high) / 2])[3::4]) > 200
+
+    def test_zooming_by_touch(self, sweep: list[Path], opened: Open) -> None:
+        """A finger that moves to the side chooses a part of x; one that moves down scrolls the page."""
+        shown = opened(sweep, width=400, has_touch=True).page
+        panel = shown.locator("section.panel[aria-label='training loss'] .u-over")
+        panel.scroll_into_view_if_needed()
+        whole = shown.evaluate(RANGE, ["loss.test", "x"])
+        touch = shown.context.new_cdp_session(shown)
+
+        def move(*places: tuple[float, float]) -> None:
+            box = panel.bounding_box()
+            assert box is not None
+            for kind, (right, down) in zip(["touchStart", *["touchMove"] * (len(places) - 1)], places, strict=True):
+                point = {"x": box["x"] + box["width"] * right, "y": box["y"] + box["height"] * down}
+                touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [point]})
+            touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+        move((0.25, 0.5), (0.35, 0.5), (0.6, 0.52), (0.75, 0.52))
+        shown.wait_for_function("() => comparison.state.zoomX")
+        np.testing.assert_allclose(
+            shown.evaluate(RANGE, ["loss.test", "x"]), np.array([0.25, 0.75]) * whole[1], atol=whole[1] / 50
+        )
+        shown.get_by_role("button", name="reset zoom").click()
+        assert shown.evaluate(RANGE, ["loss.test", "x"]) == whole
+        before = shown.evaluate("window.scrollY")
+        move((0.5, 0.8), (0.5, 0.6), (0.5, 0.4), (0.51, 0.1))
+        shown.wait_for_function("before => window.scrollY > before", arg=before)
+        assert shown.evaluate(RANGE, ["loss.test", "x"]) == whole
+
+    def test_different_test_images_are_reported(self, sweep: list[Path], tmp_path: Path, opened: Open) -> None:
+        clothes = another(sweep[0], tmp_path / "logs", "60beef", dataset="FashionMNIST")
+        shown = opened([sweep[0], clothes, sweep[6]]).page
+        expect(shown.locator("#reading")).to_contain_text("cannot be compared (they differ in dataset).")
+        shown.locator(".chip .toggle", has_text="FashionMNIST").click()
+        expect(shown.locator("#reading")).not_to_contain_text("cannot be compared")
+
     def test_smoothing(self, sweep: list[Path], opened: Open) -> None:
         """Each run is smoothed, then averaged; the means before that are drawn faintly."""
         shown = opened(sweep).page
@@ -400,6 +553,8 @@ class TestInABrowser:
         cells = shown.locator("tbody tr", has_text="no_norm lr=0.001").first.locator("td").all_inner_texts()
         assert cells[2].startswith(f"{100 * np.mean([one[common] for one in values]):.2f} ±")
         assert cells[6] == "–"  # their times cannot be compared
+        cells = shown.locator("tbody tr", has_text="batch_norm lr=0.01").first.locator("td").all_inner_texts()
+        assert cells[6] == f"{duration(read_run(sweep[3]).elapsed)} ± 0.0 s"  # copies of one run
 
         def column(number: int) -> list[float]:
             return [float(text.split()[0]) for text in shown.locator(f"tbody td:nth-child({number})").all_inner_texts()]
@@ -537,6 +692,7 @@ class TestInABrowser:
         assert len(labels) == 8
         assert {line["points"][-1][1] for line in lines(shown, "accuracy.test").values()} == finals
         assert "8 of 50 groups are drawn" in shown.locator("#legend").inner_text()
+        assert set(shown.locator(".chip .name").all_inner_texts()[:8]) == labels  # all of them in a small window too
         shown.click("text=show all 50")
         assert len(lines(shown, "accuracy.test")) == 50
 

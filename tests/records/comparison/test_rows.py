@@ -119,6 +119,21 @@ def test_several_groups_are_compared_with_the_first(make_run: MakeRun) -> None:
     assert sentences(read_groups(single)) == []
 
 
+def test_groups_tested_on_different_images_are_not_compared(make_run: MakeRun) -> None:
+    """That is reported, and only groups that were tested on the first one's images are compared with it."""
+    about = "Accuracies and losses on different test images cannot be compared (they differ in "
+    clothes = [make_run(seed, [0.8, 0.8, 0.8 + seed / 100], dataset="FashionMNIST") for seed in (1, 2)]
+    digits = [make_run(seed, [0.9, 0.9, 0.9 + seed / 100]) for seed in (1, 2)]
+    assert sentences(read_groups(digits + clothes)) == [f"{about}dataset)."]
+    others = [make_run(seed, [0.9, 0.9, 0.9 + seed / 50], norm="none") for seed in (1, 2)]
+    first, *more = sentences(read_groups(digits + clothes + others))
+    assert first == f"{about}dataset)."
+    assert sum("FashionMNIST" in line.partition(": ")[0].partition(" - ")[2] for line in more) == 0
+    assert any("no_norm" in line for line in more)
+    part = make_run(1, [0.9, 0.9, 0.9], dataset="FashionMNIST", valid_samples=400)
+    assert f"{about}dataset and valid_samples)." in sentences(read_groups([*digits, part]))
+
+
 def test_what_is_left_out_is_said(make_run: MakeRun) -> None:
     runs = [make_run(seed, [0.9, 0.91, 0.92], status="diverged" if seed == 3 else "completed") for seed in range(5)]
     runs += [make_run(seed, [0.8, 0.81][: seed + 1], norm="none") for seed in range(2)]

@@ -4,6 +4,10 @@ const PLOT_HEIGHT = 260;
 const MOST_IN_TOOLTIP = 12;
 const DASHES = [[], [8, 4], [2, 3], [10, 4, 2, 4]];
 const COLOURS = 7;
+const FEWEST_TICKS = 4;
+
+/** So many pixels a finger moves to the side before it chooses a part of a chart. */
+const DRAGGED = 8;
 
 /** The share of a line's points at its start that a fitted axis need not show. */
 const START = 0.1;
@@ -63,6 +67,33 @@ function drawChart(panel, lines, view, format) {
   panel.tooltip = element("div", {class: "tooltip", hidden: true});
   panel.chart = new uPlot(optionsFor(panel), alignedData(lines), panel.plot);
   panel.chart.over.append(panel.tooltip);
+  zoomByTouch(panel.chart.over);
+}
+
+/** A finger that moves to the side chooses a part, as the mouse does; one that moves up or down scrolls the page. */
+function zoomByTouch(over) {
+  let start = null;
+  let isDragging = false;
+  const send = (type, {clientX, clientY}) => // uPlot ignores events without a movement
+    over.dispatchEvent(new MouseEvent(type, {clientX, clientY, movementX: 1, bubbles: true, view: window}));
+  over.addEventListener("pointerdown", (event) => {
+    start = event.pointerType === "touch" && event.isPrimary ? event : null;
+    isDragging = false;
+  });
+  over.addEventListener("pointermove", (event) => {
+    if (!start || !event.isPrimary) return;
+    const [right, down] = [event.clientX - start.clientX, event.clientY - start.clientY];
+    if (!isDragging && Math.abs(right) > Math.max(DRAGGED, Math.abs(down))) {
+      isDragging = true;
+      send("mousemove", start);
+      send("mousedown", start);
+    }
+    if (isDragging) send("mousemove", event);
+  });
+  over.addEventListener("pointerup", (event) => {
+    if (isDragging && event.isPrimary) send("mouseup", event);
+    start = null;
+  });
 }
 
 function alignedData(lines) {
@@ -109,23 +140,48 @@ function optionsFor(panel) {
       points: {size: 6},
       bind: {dblclick: () => () => view.zoomed(null, null)},
     },
-    hooks: {setCursor: [() => showTooltip(panel)], setSelect: [(chart) => zoomTo(panel, chart)]},
+    hooks: {draw: [(chart) => drawSingleIntervals(panel, chart)], setCursor: [() => showTooltip(panel)], setSelect: [(chart) => zoomTo(panel, chart)]},
   };
 }
 
-/** Every number of one digit, times a power of ten, in a range. */
+/** The interval of a mean at one step only, which has no width as a band: a bar. */
+function drawSingleIntervals({lines, seriesOf}, chart) {
+  const {ctx, bbox} = chart;
+  ctx.save();
+  ctx.beginPath();
+  ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
+  ctx.clip();
+  lines.forEach(({low, high, colour}, number) => {
+    const known = (low ?? []).flatMap((value, index) => (value === null ? [] : [index]));
+    if (known.length !== 1) return;
+    const [index] = known;
+    const x = chart.valToPos(lines[number].steps[index], "x", true);
+    const {min, max} = chart.scales.y;
+    const [top, bottom] = [Math.min(high[index], max), Math.max(low[index], min)].map((end) => chart.valToPos(end, "y", true));
+    ctx.strokeStyle = colour;
+    ctx.lineWidth = 1.5 * devicePixelRatio;
+    ctx.strokeRect(x, top, 0, bottom - top);
+  });
+  ctx.restore();
+}
+
+/** Every number of one digit, times a power of ten, in a range; in a short range, of two or three digits. */
 function logSplits(low, high) {
-  const found = [];
-  for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power += 1) {
-    for (let digit = 1; digit < 10; digit += 1) found.push(Number(`${digit}e${power}`));
+  for (const parts of [1, 2, 5, 10, 20, 50, 100]) {
+    const found = [];
+    for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power += 1) {
+      for (let part = parts; part < 10 * parts; part += 1) found.push(Number((part / parts * 10 ** power).toPrecision(4)));
+    }
+    const shown = found.filter((value) => value >= low && value <= high);
+    if (shown.length >= FEWEST_TICKS) return shown;
   }
-  return found.filter((value) => value >= low && value <= high);
+  return [low, high];
 }
 
 /** Tick labels with just as many digits as are needed; on a logarithmic axis, only of some ticks. */
 function tickTexts(splits, format, isLog) {
-  const leading = (value) => Number(value.toExponential()[0]);
-  const chosen = [[1], [1, 2, 5]].map((digits) => new Set(splits.filter((value) => digits.includes(leading(value)))))
+  const mantissa = (value) => Number(value.toExponential().split("e")[0]);
+  const chosen = [[1], [1, 2, 5]].map((digits) => new Set(splits.filter((value) => digits.includes(mantissa(value)))))
     .find(({size}) => size >= 2) ?? new Set(splits);
   const shown = isLog ? splits.filter((value) => chosen.has(value)) : splits;
   const isEnough = (digits) => {

@@ -118,6 +118,6 @@ function resultsOfGroup(group, name) {
   const runs = group.counted.filter((run) => curveOf(run, name));
   const last = Math.min(...runs.map((run) => curveOf(run, name).steps.at(-1)));
   const found = runs.map((run) => resultsOf(run, name, last));
-  const part = (kind) => estimate(found.map((one) => one[kind]).filter((value) => value !== null));
+  const part = (kind) => estimate(found.map((one) => one[kind]));
   return {final: part("final"), best: part("best")};
 }

@@ -11,6 +11,7 @@ const state = {
   by: BY_SETTINGS,
   filter: "",
   hidden: null, // the ids of groups that are not drawn; null before that was decided
+  first: new Set(), // the ids of groups that are first in the legend: of many, those that were drawn at first
   expanded: new Set(), // the ids of groups whose runs are drawn
   opened: new Set(), // the ids of groups whose runs are in the table
   charts: null, // the names of the metrics that are drawn
@@ -61,7 +62,9 @@ function chosenGroups() {
   const found = grouped(data.runs.filter(matches), state.by);
   if (state.hidden === null) {
     const best = sorted(found, (group) => [resultsOfGroup(group, "accuracy.test").final.mean], true);
-    state.hidden = new Set(found.length > MOST_GROUPS ? best.slice(MOST_GROUPS).map(({id}) => id) : []);
+    const ids = found.length > MOST_GROUPS ? best.map(({id}) => id) : [];
+    state.first = new Set(ids.slice(0, MOST_GROUPS));
+    state.hidden = new Set(ids.slice(MOST_GROUPS));
   }
   return found;
 }
@@ -95,7 +98,8 @@ function checkbox(key, text, isChecked, changed) {
 }
 
 function drawLegend() {
-  const chips = groups.map((group) => {
+  const inOrder = [...groups].sort((one, other) => state.first.has(other.id) - state.first.has(one.id));
+  const chips = inOrder.map((group) => {
     const line = {colour: colourOf(group.number), dash: dashOf(group.number)};
     // The second click of a double click is on a new element, so that none of them gets the event of that name.
     const toggle = (event) => (event.altKey || event.detail === 2 ? isolate(group) : showGroup(group, !isShown(group)));
@@ -209,9 +213,17 @@ function drawCharts() {
     finish(panel, notes);
   }
   byId("reading").textContent = "Lines are means over the runs of a group, bands their 95 % intervals (Student's t); a group "
-    + "with n = 1 has no interval. Diverged runs are left out of means. Drag to zoom, double-click or Escape to reset; "
+    + "with n = 1 has no interval. Diverged runs are left out of means. Drag to zoom (on a touch screen, to the side), double-click or Escape to reset; "
     + "click a group to hide it, double-click to show it only."
+    + aboutTestImages()
     + (state.smoothing ? " Each run is smoothed, then averaged; the means before that are drawn faintly." : "");
+}
+
+/** A sentence that the drawn groups are tested on different images, if they are. */
+function aboutTestImages() {
+  const runs = groups.filter(isShown).flatMap((group) => group.runs);
+  const keys = differing(runs).map(({key}) => key).filter((key) => data.testImages.includes(key));
+  return keys.length ? ` Accuracies and losses on different test images cannot be compared (they differ in ${keys.join(" and ")}).` : "";
 }
 
 function titleOf(name) {

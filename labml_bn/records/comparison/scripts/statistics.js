@@ -1,7 +1,8 @@
 // Means over runs with their 95 % intervals, smoothing, and the final and the best value of a metric.
 
-/** n, the mean, and its 95 % interval by Student's t; without an interval (null) if there is one value only. */
-function estimate(values) {
+/** Of the values that are not null: n, the mean, and its 95 % interval by Student's t; null if there is none. */
+function estimate(all) {
+  const values = all.filter((value) => value !== null);
   const n = values.length;
   const mean = values.reduce((sum, value) => sum + value, 0) / n;
   if (n < 2) return {n, mean: n ? mean : null, low: null, high: null};
@@ -23,12 +24,11 @@ function smoothed(values, weight) {
   });
 }
 
-/** Curves at the steps at which all of them have a value: {steps, rows}, one row of values for each step. */
+/** Curves at the steps that all of them have: {steps, rows}, one row of values for each step, null for impossible ones. */
 function common(curves) {
   const found = new Map();
   for (const {steps, values} of curves) {
     steps.forEach((step, index) => {
-      if (values[index] === null) return;
       if (!found.has(step)) found.set(step, []);
       found.get(step).push(values[index]);
     });

@@ -29,8 +29,9 @@ function allColumns(by) {
     id: "time", label: "time", title: "of training; none for a group whose runs have different lengths", isNumber: true, isDefault: true,
     ofGroup: (group) => {
       const isSameLength = new Set(group.counted.map((run) => curveOf(run, TESTED)?.steps.length)).size === 1;
-      const {mean} = estimate(isSameLength ? group.counted.map((run) => run.time) : []);
-      return [mean, mean === null ? "–" : durationText(mean)];
+      const {mean, low, high} = estimate(isSameLength ? group.counted.map((run) => run.time) : []);
+      const half = low === null ? "" : ` ± ${durationText((high - low) / 2)}`;
+      return [mean, mean === null ? "–" : `${durationText(mean)}${half}`];
     },
     ofRun: (run) => [run.time, durationText(run.time)],
   });
