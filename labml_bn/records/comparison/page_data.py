@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from labml_bn.cli.text import printable
 from labml_bn.records.comparison.estimates import t_quantile
 from labml_bn.records.comparison.groups import TEST_IMAGES, WITHIN
+from labml_bn.records.comparison.measured import read_groups
+from labml_bn.records.comparison.rows import sentences
 from labml_bn.records.record import DIVERGED, PERCENTILES, RUNNING, Record, Series, short_uuids
 from labml_bn.records.results import LARGEST, possible, results
 from labml_bn.settings import KEYS, PATHS, as_typed, name_of, short, training_images
@@ -37,6 +39,7 @@ _LONGEST = 1000
 
 def make_data(runs: Sequence[Record], metrics: Sequence[Mapping[str, Series]]) -> dict[str, Any]:
     """The data for a page of these runs and their metrics."""
+    by_folder = {run.folder: of_run for run, of_run in zip(runs, metrics, strict=True)}
     steps = _Steps()
     averaged = _averaged(metrics)
     identifiers = short_uuids(runs)
@@ -92,6 +95,7 @@ def make_data(runs: Sequence[Record], metrics: Sequence[Mapping[str, Series]]) -
         "t": [t_quantile(freedom) for freedom in range(1, max(2, len(runs)))],
         "averaged": {name: count for name, count in averaged.items() if count > 1},
         "steps": steps.lists,
+        "sentences": [_text(sentence) for sentence in sentences(read_groups(runs, by_folder))],
         "runs": described,
     }
 

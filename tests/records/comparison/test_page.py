@@ -20,6 +20,7 @@ from labml_bn.records import notes
 from labml_bn.records.comparison import page
 from labml_bn.records.comparison.estimates import mean_curve
 from labml_bn.records.comparison.measured import read_groups
+from labml_bn.records.comparison.rows import sentences
 from labml_bn.records.record import read_run, read_runs
 from tests.browser import Visit, needs_browser, visiting
 from tests.conftest import another, metrics
@@ -451,6 +452,18 @@ class TestInABrowser:
         expect(shown.locator("#reading")).to_contain_text("cannot be compared (they differ in dataset).")
         shown.locator(".chip .toggle", has_text="FashionMNIST").click()
         expect(shown.locator("#reading")).not_to_contain_text("cannot be compared")
+
+    def test_the_sentences_of_the_command(self, sweep: list[Path], opened: Open) -> None:
+        """Below the table, as long as it has the groups that they compare."""
+        shown = opened(sweep).page
+        expected = sentences(read_groups([read_run(run) for run in sweep]))
+        assert any("95 % interval" in sentence for sentence in expected)
+        expect(shown.locator("#sentences li")).to_have_text(expected)
+        shown.locator("#filter").fill("norm=none")
+        expect(shown.locator("#sentences li")).to_have_count(0)
+        shown.locator("#filter").fill("")
+        shown.locator("#by").select_option("norm")
+        expect(shown.locator("#sentences li")).to_have_count(0)
 
     def test_smoothing(self, sweep: list[Path], opened: Open) -> None:
         """Each run is smoothed, then averaged; the means before that are drawn faintly."""

@@ -196,8 +196,8 @@ function tickTexts(splits, format, isLog) {
 
 /**
  * The range of the y axis: what the lines have in the shown part of x, without their start unless x is zoomed, and their
- * bands as far as they at most treble it. A full axis, and a logarithmic one, has the start too. Sets `isCut` if
- * something is outside.
+ * bands as far as they at most treble it, or on a logarithmic axis add a half. A full axis, and a logarithmic one, has
+ * the start too. Sets `isCut` if something is outside.
  */
 function rangeOf(panel) {
   panel.isCut = false;
@@ -218,7 +218,8 @@ function rangeOf(panel) {
     });
   }
   if (line.high < line.low) return view.logY ? [0.1, 1] : [0, 1];
-  const room = line.high === line.low || view.isFull ? Infinity : line.high - line.low;
+  // Near zero, the logarithm of an interval's end is far away, and would leave little room for the lines.
+  const room = line.high === line.low || view.isFull ? Infinity : (line.high - line.low) * (view.logY ? 0.25 : 1);
   const low = Math.max(fitted.low, line.low - room);
   const high = Math.min(fitted.high, line.high + room);
   const margin = (high - low) * 0.05 || Math.abs(high) * 0.05 || 0.05;

@@ -358,6 +358,8 @@ function drawTable() {
     ];
   });
   byId("table").replaceChildren(element("thead", {}, head), element("tbody", {}, rows));
+  const isOfAll = state.by === BY_SETTINGS && state.filter.trim() === ""; // the sentences are of these groups
+  byId("sentences").replaceChildren(...(isOfAll ? data.sentences : []).map((sentence) => element("li", {}, sentence)));
 }
 
 function headCell({id, label, title, isNumber}) {
