@@ -1,5 +1,6 @@
 """`python -m labml_bn.compare`, as a user runs it."""
 
+import json
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -79,7 +80,9 @@ def test_means_over_seeds(work: Path, command: Run) -> None:
     equal = "0.00 points of final test accuracy (2 seeds, paired): no interval, as it is the same for every seed"
     assert accuracy == f"batch_norm lr=0.001 - no_norm lr=0.01: {equal}"
     assert files == ["figure: compare.png", "page: compare.html"]
-    assert (work / "compare.html").read_text().count("<tr>") == 3
+    data = re.search(r'id="data">(.*?)</script>', (work / "compare.html").read_text())
+    assert data is not None
+    assert len(json.loads(data[1])["runs"]) == 5
 
 
 @pytest.mark.usefixtures("seeds")

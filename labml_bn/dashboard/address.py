@@ -83,7 +83,8 @@ def run_id(name: str) -> str:
 
 def forwarding(url: str) -> str:
     """A page that opens another one. The browser does not see the latter as opened by another site."""
-    return f'<!DOCTYPE html><meta http-equiv="refresh" content="0;url={html.escape(url)}">\n'
+    no_icon = '<link rel="icon" href="data:,">'  # the browser would request one, which may not exist
+    return f'<!DOCTYPE html>{no_icon}<meta http-equiv="refresh" content="0;url={html.escape(url)}">\n'
 
 
 def announced(logs: Path, address: Address) -> AbstractContextManager[None]:

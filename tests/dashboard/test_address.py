@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from labml_bn.dashboard import address
-from labml_bn.dashboard.address import Address
+from labml_bn.dashboard.address import Address, forwarding
 from tests.conftest import Run
 
 TOKEN = "a-token_of-43-characters-as-secrets-makes-it"
@@ -184,3 +184,8 @@ def test_other_names_get_an_id(name: str) -> None:
     assert re.fullmatch("name-[0-9a-f]{32}", address.run_id(name))
     assert address.run_id(address.run_id(name)) != address.run_id(name)  # a folder with this name has another id
     assert address.run_id(name) != address.run_id(f"{name}_")
+
+
+def test_a_page_that_opens_another_requests_no_icon() -> None:
+    """A server without one would answer 404, an error in the browser's console."""
+    assert '<link rel="icon" href="data:,">' in forwarding("http://127.0.0.1:5006/")

@@ -74,7 +74,8 @@ def sentences(groups: Sequence[Measured]) -> list[str]:
     others = [other for other in others if is_tested_alike(first.group.settings, other.group.settings)]
     compared = others[:_MOST_DIFFERENCES]
     more = f" (here {len(compared)} of {len(others)})" if len(others) > len(compared) else ""
-    head = f"each group compared with the first{more}; the intervals are not corrected for multiple comparisons:"
+    which = "each group" if len(others) == len(groups) - 1 else "each group with the same test images"
+    head = f"{which} compared with the first{more}; the intervals are not corrected for multiple comparisons:"
     found = []
     for other in compared:
         for name in (_ACCURACY, _LOSS) if len(groups) == 2 else (_ACCURACY,):

@@ -593,6 +593,16 @@ class TestInABrowser:
         shown.get_by_label("best loss.test", exact=True).uncheck()
         assert "best loss.test" not in shown.locator("thead th").all_inner_texts()
 
+    @pytest.mark.parametrize("last", ["rates", "seeds"])
+    def test_the_sweep_is_a_column_if_it_differs(
+        self, sweep: list[Path], tmp_path: Path, opened: Open, last: str
+    ) -> None:
+        runs = [another(run, tmp_path / "logs", f"6{number}beef") for number, run in enumerate(sweep[:3])]
+        for run, name in zip(runs, ("rates", "rates", last), strict=True):
+            with (run / "run.yaml").open("a") as info:
+                info.write(f"sweep: {name}\n")
+        assert ("sweep" in opened(runs).page.locator("thead th").all_inner_texts()) == (last == "seeds")
+
     def test_the_filter(self, sweep: list[Path], opened: Open) -> None:
         shown = opened(sweep).page
         accuracy = {run: list(logged(run, "accuracy.test").values())[-1] for run in sweep}

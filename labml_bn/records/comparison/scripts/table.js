@@ -42,7 +42,7 @@ function allColumns(by) {
   }
   columns.push(
     textColumn("started", "started", "", (run) => [new Date(1000 * run.started).toISOString().slice(0, 16).replace("T", " ")], false),
-    textColumn("sweep", "sweep", "", (run) => (run.sweep === null ? [] : [run.sweep]), data.runs.some((run) => run.sweep)),
+    textColumn("sweep", "sweep", "", (run) => (run.sweep === null ? [] : [run.sweep]), new Set(data.runs.map((run) => run.sweep)).size > 1),
     textColumn("tags", "tags", "", (run) => run.tags, data.runs.some((run) => run.tags.length)),
     textColumn("note", "note", "", (run) => (run.note ? [run.note] : []), data.runs.some((run) => run.note)));
   return columns;
