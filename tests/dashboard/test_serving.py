@@ -24,7 +24,7 @@ def test_a_port_of_this_machine_only() -> None:
 
 #: A dashboard that gets a signal at once, in a weak reference's callback, where Python ignores exceptions.
 SIGNALLED = """
-import os, sys, weakref
+import os, signal, sys, weakref
 from pathlib import Path
 from labml_bn.cli.command import run_command
 from labml_bn.dashboard import database, server, serving
@@ -41,6 +41,7 @@ def opened(url):
     del referent
 
 def main():
+    signal.signal(int(sys.argv[1]), signal.SIG_DFL)  # a shell's background ignores it
     logs = Path("logs").resolve()
     logs.mkdir()
     transaction, follower, _ = database.open_with_runs(logs, restore=False)
