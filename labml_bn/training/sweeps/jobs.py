@@ -22,7 +22,11 @@ def cores() -> int:
 
 
 def default_jobs(cores: int, runs: int) -> int:
-    """How many runs are trained at the same time on so many cores, if the user does not say."""
+    """How many runs are trained at the same time on so many cores, if the user does not say.
+
+    One on each core: `python -m tests.benchmarks.sweep` compares other numbers. Threads that share a small batch wait
+    for each other, and processes do not.
+    """
     return max(1, min(cores, runs))
 
 
