@@ -25,13 +25,14 @@ from typing import TYPE_CHECKING, Any
 
 from labml_bn.cli.command import Parser, run_command
 from labml_bn.cli.errors import UsageError, UserError
+from labml_bn.training.stopping import Stop
 
 if TYPE_CHECKING:
     from labml_bn.training.run import Finished
     from labml_bn.training.sweeps.sweep import Outcome
 
-# torch and labml take a second or two to import: --help does not wait for them, and Ctrl-C while they are imported is
-# handled by `run_command`. So they are imported when they are first needed.
+# torch and labml take a second or two to import: --help does not wait for them. A signal waits until they are imported:
+# torch aborts the process if Python raises an exception in some of its code.
 
 
 def main() -> None:
@@ -66,8 +67,11 @@ def main() -> None:
     if arguments.jobs is not None and arguments.jobs < 1:
         raise UsageError(f"--jobs {arguments.jobs}: write how many runs to train at the same time, at least 1")
 
-    from labml_bn.training import run
-    from labml_bn.training.sweeps import sweep
+    with Stop() as stop:
+        from labml_bn.training import run
+        from labml_bn.training.sweeps import sweep
+    if stop.requested:
+        raise stop.requested
 
     runs = None
     if arguments.resume is not None and sweep.is_sweep(arguments.resume, grid.settings):

@@ -18,7 +18,7 @@ import yaml
 from labml_bn.data.download import ensure_files
 from labml_bn.data.mnist import ImageSet, load
 
-# Tests run three at a time, and processes that each use all cores would wait for each other.
+# Tests run four at a time, and processes that each use all cores would wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # where a test uses several threads, idle ones do not spin
 
@@ -134,7 +134,12 @@ def _run_of(folder: Path, *settings: str) -> Path:
 
 def runs(work: Path) -> list[Path]:
     """The folders of the runs under `work`, oldest first."""
-    return sorted((work / "logs" / "batch_norm").glob("[!.]*"), key=lambda run: (run / "run.yaml").stat().st_mtime_ns)
+
+    def started(run: Path) -> int:
+        info = run / "run.yaml"  # of a run that is just starting it may not be there yet
+        return (info if info.exists() else run).stat().st_mtime_ns
+
+    return sorted((work / "logs" / "batch_norm").glob("[!.]*"), key=started)
 
 
 def metrics(run: Path) -> dict[str, list[tuple[int, list[float]]]]:

@@ -273,6 +273,31 @@ def test_ctrl_c_while_starting(begin: Begin, data_path: Path, seconds: float) ->
     assert error.count("\n") == 1
 
 
+#: A run that gets Ctrl-C while its kernel is loaded, in a callback, where Python ignores exceptions.
+CALLED_BACK = """
+import ctypes, os, signal, sys
+from labml_bn.cli.command import run_command
+from labml_bn.training import run
+
+def load(device):
+    ctypes.CFUNCTYPE(None)(lambda: (os.kill(os.getpid(), signal.SIGINT), sum(range(10)), None)[-1])()
+
+def main():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+    run.start({"epochs": 50, "train_samples": 1000, "data_path": sys.argv[1]})
+
+run.load = load
+run_command(main)
+"""
+
+
+def test_ctrl_c_in_a_callback(work: Path, environment: dict[str, str], data_path: Path) -> None:
+    command = [sys.executable, "-c", CALLED_BACK, str(data_path)]
+    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (130, "interrupted\n")
+    assert not (work / "logs" / "batch_norm").exists()
+
+
 @pytest.mark.parametrize("output", ["/dev/full", None])
 def test_nowhere_to_print(work: Path, environment: dict[str, str], data_path: Path, output: str | None) -> None:
     """The run is trained as usual; a full disk is reported in one line."""
