@@ -90,7 +90,7 @@ def _write(arguments: Namespace) -> None:
         figure = by_setting.figure(groups, key)
     else:
         figure = curves.figure_of_runs(groups, runs) if each_run else curves.figure_of_groups(groups)
-    spread = distributions.figure(runs[0]) if arguments.distributions is not None else None
+    spread = distributions.figure(runs[0], metrics[runs[0].folder]) if arguments.distributions is not None else None
     print(table(rows.run_rows(groups, runs) if each_run else rows.group_rows(groups), terminal_width()))
     for sentence in rows.sentences(groups):
         print(paragraph(sentence, terminal_width()))

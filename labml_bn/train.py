@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from labml_bn.cli.command import Parser, run_command
 from labml_bn.cli.errors import UsageError, UserError
-from labml_bn.training.stopping import Stop
+from labml_bn.training.stopping import deferred_signals
 
 if TYPE_CHECKING:
     from labml_bn.training.run import Finished
@@ -67,11 +67,9 @@ def main() -> None:
     if arguments.jobs is not None and arguments.jobs < 1:
         raise UsageError(f"--jobs {arguments.jobs}: write how many runs to train at the same time, at least 1")
 
-    with Stop() as stop:
+    with deferred_signals():
         from labml_bn.training import run
         from labml_bn.training.sweeps import sweep
-    if stop.requested:
-        raise stop.requested
 
     runs = None
     if arguments.resume is not None and sweep.is_sweep(arguments.resume, grid.settings):

@@ -1,18 +1,12 @@
 """`python -m labml_bn.runs`, as a user runs it."""
 
-import contextlib
 import csv
-import fcntl
 import io
 import json
 import math
-import os
-import pty
 import re
-import struct
 import subprocess
 import sys
-import termios
 from datetime import datetime
 from pathlib import Path
 
@@ -23,6 +17,7 @@ import labml_bn
 from labml_bn.records import notes
 from labml_bn.records.record import read_run
 from tests.conftest import Run, another
+from tests.terminal import on_a_terminal
 
 
 def test_list_of_runs(logs: Path, command: Run) -> None:
@@ -173,31 +168,17 @@ def test_a_folder_that_cannot_be_written_to(logs: Path, command: Run) -> None:
     assert done.stderr == "error: cannot write logs/batch_norm/bbbb0000/notes.json: Is a directory\n"
 
 
-def shown_on_terminal(arguments: list[str], columns: int, work: Path, environment: dict[str, str]) -> list[str]:
-    """The lines that a command prints on a terminal of so many columns."""
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    inherited = {name: value for name, value in environment.items() if name != "COLUMNS"}
-    with subprocess.Popen([sys.executable, "-m", *arguments], cwd=work, env=inherited, stdout=theirs) as process:
-        os.close(theirs)
-        text = b""
-        with contextlib.suppress(OSError):  # Linux's end of file on a terminal
-            while part := os.read(ours, 4096):
-                text += part
-    os.close(ours)
-    assert process.returncode == 0
-    return text.decode().splitlines()
-
-
 @pytest.mark.parametrize("command", ["labml_bn.runs", "labml_bn.train --list"])
 @pytest.mark.parametrize("columns", [60, 80, 200])
 def test_on_a_terminal(logs: Path, work: Path, environment: dict[str, str], command: str, columns: int) -> None:
     """Nothing is wider than the terminal, and nothing is left out."""
     for number, run in enumerate(sorted((logs / "batch_norm").iterdir())):
         notes.write(run, {"tags": ["first", "second"], "note": "a note of many words " * (5 * number)})
-    lines = shown_on_terminal(command.split(), columns, work, environment)
-    assert max(map(len, lines)) <= columns
     python = [sys.executable, "-m", *command.split()]
+    status, text = on_a_terminal(columns, python, work, environment)
+    lines = text.splitlines()
+    assert status == 0
+    assert max(map(len, lines)) <= columns
     piped = subprocess.run(python, cwd=work, env=environment, capture_output=True, text=True, check=True).stdout
     assert "\n".join(lines).split() == piped.split()
     assert max(map(len, piped.splitlines())) > 120

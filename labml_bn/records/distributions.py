@@ -73,12 +73,14 @@ _ALL = (
 _RUNNING = (_Row("running mean", "running_mean"), _Row("running variance", "running_var"))
 
 
-def figure(run: Record) -> Figure:
-    """The distributions that a run has logged. Raises UserError if there are none.
+def figure(run: Record, metrics: Mapping[str, Series] | None = None) -> Figure:
+    """The distributions that a run has logged; `metrics` are all that it has, if already read.
+
+    Raises UserError if there are none.
 
     Values that are NaN, infinite or larger than 1e100 are left out, which the notes below the picture say.
     """
-    layers = _layers(run.metrics())
+    layers = _layers(run.metrics() if metrics is None else metrics)
     logged = {quantity for layer in layers.values() for quantity in layer}
     rows = [row for row in _RUNNING if row.filled in logged]
     if logged - {row.filled for row in _RUNNING}:

@@ -32,7 +32,7 @@ from labml_bn.training.cores import SharedCores
 from labml_bn.training.forward import check_compiler
 from labml_bn.training.log import Position
 from labml_bn.training.memory import keep_freed_memory
-from labml_bn.training.stopping import Stop
+from labml_bn.training.stopping import Stop, deferred_signals
 
 
 @dataclass(frozen=True)
@@ -135,10 +135,8 @@ def _train(
     c = tracking.prepare(settings, run)
     if c.device.type == "cuda":
         torch.use_deterministic_algorithms(True)  # two runs with the same seed agree to the last bit
-    with Stop() as stop:  # Numba's loader calls Python code, in which Python would ignore the exception of a signal
+    with deferred_signals():  # Numba's loader calls Python code, in which Python would ignore an interrupt
         load(c.device.type)  # as another import, not in the first step
-    if stop.requested:
-        raise stop.requested
     progress = checkpoint.restore(c, state, run) if run and state else loop.Progress()
     held_out = f", validated on the {c.held_out} held out" if c.held_out else ""
     print(f"{c.dataset}, {c.train_set}{held_out}, norm={c.norm}, on {c.device}", flush=True)

@@ -4,8 +4,9 @@
 how the run ended, `run.py` adds how to resume it, and `cli/command.py` prints that and sets the exit status.
 """
 
+import contextlib
 import signal
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -54,3 +55,12 @@ class Stop:
     def _second(self, number: int, frame: FrameType | None) -> None:
         self._handle((signal.SIGINT, signal.SIGTERM), signal.SIG_DFL)
         raise _INTERRUPTS[number]
+
+
+@contextlib.contextmanager
+def deferred_signals() -> Iterator[None]:
+    """Within the block, as by `Stop`, a first signal only waits: its interrupt is raised at the end of the block."""
+    with Stop() as stop:
+        yield
+    if stop.requested:
+        raise stop.requested

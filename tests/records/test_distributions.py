@@ -164,7 +164,7 @@ LAYERS = [
 
 @pytest.mark.parametrize("count", [1, 10, 30, 100])
 def test_many_layers(trained: Path, tmp_path: Path, count: int) -> None:
-    """At most eight, the first and the last among them, which is said; nothing is outside or too high."""
+    """At most eight, the first and the last among them, which a note states; nothing is outside or too high."""
     generator = np.random.default_rng(0)
     track: dict[str, Any] = {
         f"bn.norm{number}.{quantity}": [[64 * step, generator.normal(size=4).tolist()] for step in range(1, 41)]

@@ -17,10 +17,11 @@ from matplotlib.transforms import ScaledTranslation
 from labml_bn.cli.errors import UsageError
 from labml_bn.records.comparison.curves import MOST_CURVES, draw_legend, legend_height, style
 from labml_bn.records.comparison.estimates import Estimate
-from labml_bn.records.comparison.groups import WITHIN, about_test_images, differing
+from labml_bn.records.comparison.groups import WITHIN, about_test_images, differing, name_by
 from labml_bn.records.comparison.measured import Measured
 from labml_bn.records.record import Record
-from labml_bn.settings import KEYS, as_typed, name_of, short
+from labml_bn.settings import KEYS, as_typed
+from labml_bn.settings import key_of as setting_of
 
 _ACCURACY = "accuracy.test"
 
@@ -42,12 +43,11 @@ def key_of(name: str, runs: Sequence[Record]) -> str:
 
     Raises UsageError, in one line, if there is none, if the runs do not differ in it, or if the means are over it.
     """
-    keys = [key for key in KEYS if name.lower() in (key, short(key), key.rpartition(".")[2])]
+    key = setting_of(name)
     varying = differing(runs)
     known = f"the runs differ in {', '.join(varying)}" if varying else "the runs do not differ in any setting"
-    if not keys:
+    if key is None:
         raise UsageError(f"--by {name}: there is no such setting; {known}")
-    (key, *_) = keys
     if key in WITHIN:
         raise UsageError(f"--by {key}: runs that differ only in it are averaged; --runs shows each; {known}")
     if key not in varying:
@@ -97,9 +97,7 @@ def _curves(groups: Sequence[Measured], key: str) -> dict[str, list[tuple[Any, M
     keys = [other for other in differing([group.group.all_runs[0] for group in groups]) if other != key]
     found: dict[str, list[tuple[Any, Measured]]] = {}
     for group in groups:
-        words = name_of({other: group.group.settings[other] for other in ("norm", *keys)}, also=keys)
-        label = words if "norm" in keys or not keys else words.partition(" ")[2]
-        found.setdefault(label, []).append((group.group.settings[key], group))
+        found.setdefault(name_by(keys, group.group.settings), []).append((group.group.settings[key], group))
     return found
 
 

@@ -20,7 +20,7 @@ from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from labml_bn.records.comparison.estimates import mean_curve
-from labml_bn.records.comparison.groups import about_test_images
+from labml_bn.records.comparison.groups import about_test_images, differing
 from labml_bn.records.comparison.measured import Measured, Metrics, at_common_steps
 from labml_bn.records.record import Record, Series, short_uuids
 from labml_bn.settings import KEYS, name_of
@@ -119,7 +119,7 @@ def best_groups(groups: Sequence[Measured]) -> tuple[list[Measured], list[str]]:
 def _labels(runs: Sequence[Record]) -> list[str]:
     """The beginning of each run's uuid, and its name as far as it differs; its seed even if it is the default one."""
     uuids = short_uuids(runs)
-    keys = [key for key in KEYS if len({str(run.settings[key]) for run in runs}) > 1]
+    keys = differing(runs, KEYS)
     names = [name_of({key: run.settings[key] for key in ("norm", *keys)}, also=["seed.seed"]) for run in runs]
     return [f"{uuids[run.folder]} {run.given_name or name}" for run, name in zip(runs, names, strict=True)]
 

@@ -1,6 +1,6 @@
 """Which runs belong together: those whose settings differ only in the seed, or in what does not change the numbers."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,9 +45,15 @@ def group_runs(runs: Sequence[Record]) -> list[Group]:
     return [_group(name, members) for name, members in zip(names, together.values(), strict=True)]
 
 
-def differing(runs: Sequence[Record]) -> list[str]:
-    """The settings that differ between the groups of these runs."""
-    return [key for key in _BETWEEN if len({str(run.settings[key]) for run in runs}) > 1]
+def differing(runs: Sequence[Record], keys: Iterable[str] = _BETWEEN) -> list[str]:
+    """Those of the settings `keys` that differ between these runs; by default those that differ between groups."""
+    return [key for key in keys if len({str(run.settings[key]) for run in runs}) > 1]
+
+
+def name_by(keys: Sequence[str], settings: Mapping[str, Any]) -> str:
+    """A name from these settings only, even if they have their defaults; the normalization if there are none."""
+    words = name_of({key: settings[key] for key in ("norm", *keys)}, also=keys)
+    return words if "norm" in keys or not keys else words.partition(" ")[2]
 
 
 def is_tested_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
@@ -89,6 +95,5 @@ def _names(groups: Sequence[Sequence[Record]]) -> list[str]:
         elif len(groups) == 1:
             names.append(name_of({key: members[0].settings[key] for key in _BETWEEN}))
         else:
-            words = name_of({key: members[0].settings[key] for key in ("norm", *keys)}, also=keys)
-            names.append(words if "norm" in keys else words.partition(" ")[2])
+            names.append(name_by(keys, members[0].settings))
     return names

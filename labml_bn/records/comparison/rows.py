@@ -7,7 +7,7 @@ import numpy as np
 from labml_bn.cli.text import duration
 from labml_bn.cli.text import loss as loss_text
 from labml_bn.records.comparison.estimates import Difference, Estimate, difference
-from labml_bn.records.comparison.groups import about_test_images, is_tested_alike
+from labml_bn.records.comparison.groups import about_test_images, differing, is_tested_alike
 from labml_bn.records.comparison.measured import Measured
 from labml_bn.records.record import Record, short_uuids
 from labml_bn.records.results import BEST, best_index, results
@@ -37,8 +37,7 @@ def run_rows(groups: Sequence[Measured], runs: Sequence[Record]) -> list[list[st
     """A heading, and a row per run: status, results, and the settings that differ between the runs."""
     logged = {folder: metrics for group in groups for folder, metrics in group.logged.items()}
     shown_elsewhere = {"epochs", "data_path", "logs_path"}
-    differ = [key for key in KEYS if len({str(run.settings[key]) for run in runs}) > 1]
-    keys = [key for key in differ if key not in shown_elsewhere]
+    keys = [key for key in differing(runs, KEYS) if key not in shown_elsewhere]
     uuids = short_uuids(runs)
     rows = [["run", "status", "epochs", "final", "best", "at epoch", "loss", "time", *map(short, keys)]]
     for run in runs:

@@ -8,7 +8,7 @@ from types import TracebackType
 from labml_bn.cli.text import duration, printable
 from labml_bn.training.live_line import LiveLine, columns
 
-#: With more runs than so many, it is said how long they will take.
+#: With more runs than this, the expected duration of the sweep is printed.
 MANY = 100
 
 

@@ -13,9 +13,9 @@ from filelock import FileLock, Timeout
 
 from labml_bn.cli.errors import UsageError, UserError, os_errors_as
 from labml_bn.cli.files import relative_path, replacing, resolve_folder
-from labml_bn.cli.received import LIMIT, UnreadableError, read_json, read_yaml
+from labml_bn.cli.received import LIMIT, read_json
 from labml_bn.records import notes
-from labml_bn.records.folder import INFO, is_sweep_name, list_runs, sweep_of
+from labml_bn.records.folder import is_sweep_name, list_sweeps
 from labml_bn.settings import PATHS, Grid, complete, default, grid_of
 
 #: The subfolder of the logs with the definitions.
@@ -104,7 +104,7 @@ def held(logs: Path, name: str) -> Iterator[None]:
 
 def runs_of(logs: Path, name: str) -> list[Path]:
     """The folders of a sweep's runs, the oldest first."""
-    return [run for run in reversed(list_runs(logs)) if _sweep_of(run) == name]
+    return list_sweeps(logs).get(name, [])
 
 
 def exists(logs: Path, name: str) -> bool:
@@ -114,17 +114,10 @@ def exists(logs: Path, name: str) -> bool:
 
 def free_name(logs: Path, wanted: str) -> str:
     """A name for a new sweep: the one that is wanted, or with a number behind it."""
-    taken = {_sweep_of(run) for run in list_runs(logs)}
+    taken = list_sweeps(logs)
     wanted = wanted if is_sweep_name(f"{wanted}-99999") else "sweep"
     names = itertools.chain([wanted], (f"{wanted}-{number}" for number in itertools.count(2)))
     return next(name for name in names if name not in taken and not os.path.lexists(path(logs, name)))
-
-
-def _sweep_of(run: Path) -> str | None:
-    try:
-        return sweep_of(read_yaml(run / INFO))
-    except UnreadableError:
-        return None
 
 
 def _without_paths(settings: Mapping[str, Any]) -> dict[str, Any]:

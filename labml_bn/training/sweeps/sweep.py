@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from labml_bn.cli.errors import StoppedError, UsageError, UserError, exit_status
 from labml_bn.cli.files import relative_path, resolve_folder
 from labml_bn.cli.text import printable
@@ -192,24 +194,23 @@ def _data(logs: Path, sweep: Definition) -> str:
 def _check(parts: Iterable[Part]) -> None:
     """Raise UserError if one of these runs could not be trained here. Downloads what is missing of the data sets."""
     values = [complete(part.settings) for part in parts]
-    devices = {(value["device.use_cuda"], value["device.cuda_device"]) for value in values}
-    for device in devices:
-        choose_device(*device)
+    _devices(values)
     for dataset, data_path in {(value["dataset"], value["data_path"]) for value in values}:
         ensure_files(dataset, resolve_folder(data_path))
-    for value in values:
-        if value["compile"]:
-            check_compiler(choose_device(value["device.use_cuda"], value["device.cuda_device"]))
-            break
+    for device in _devices([value for value in values if value["compile"]]):
+        check_compiler(device)
 
 
 def _default_jobs(parts: list[Part]) -> int:
     """How many runs are trained at the same time, if the user does not say: on a GPU one."""
-    values = [complete(part.settings) for part in parts]
-    devices = {(value["device.use_cuda"], value["device.cuda_device"]) for value in values}
-    if any(choose_device(*device).type == "cuda" for device in devices):
+    if any(device.type == "cuda" for device in _devices([complete(part.settings) for part in parts])):
         return 1
     return jobs.default_jobs(jobs.cores(), len(parts))
+
+
+def _devices(values: Iterable[Mapping[str, Any]]) -> set[torch.device]:
+    """The devices that runs with these settings use. Raises UserError if one of them is not there."""
+    return {choose_device(value["device.use_cuda"], value["device.cuda_device"]) for value in values}
 
 
 def _runs(number: int) -> str:

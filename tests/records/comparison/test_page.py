@@ -703,7 +703,7 @@ class TestInABrowser:
         shown.wait_for_function("() => comparison.panels.get('loss.test').chart.width > 440")
 
     def test_many_groups(self, full_run: Path, tmp_path: Path, opened: Open) -> None:
-        """The best ones are drawn first, which is said; the others on demand."""
+        """Only the best ones are drawn at first, which the page states; the others on demand."""
         runs = [
             varied(full_run, tmp_path / "logs", f"{number}beef", settings={"optimizer.learning_rate": number / 1000})
             for number in range(10, 60)

@@ -1,46 +1,20 @@
 """What a sweep shows on a terminal, and the estimate for many runs."""
 
-import fcntl
-import os
-import pty
 import re
-import struct
-import subprocess
 import sys
-import termios
 import time
 from pathlib import Path
 
 import pytest
 
 from labml_bn.training.sweeps.console import SweepConsole
-
-
-def on_a_terminal(width: int, command: list[str], work: Path, environment: dict[str, str]) -> str:
-    """What a command writes to a terminal of this width."""
-    ours, its = pty.openpty()
-    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 40, width, 0, 0))
-    without = {name: value for name, value in environment.items() if name != "COLUMNS"}
-    process = subprocess.Popen(command, cwd=work, env=without, stdin=its, stdout=its, stderr=its)
-    os.close(its)
-    output = b""
-    while True:
-        try:
-            chunk = os.read(ours, 65536)
-        except OSError:  # the other side was closed
-            break
-        if not chunk:
-            break
-        output += chunk
-    os.close(ours)
-    process.wait()
-    return output.decode()
+from tests.terminal import on_a_terminal
 
 
 def test_on_a_terminal(work: Path, environment: dict[str, str], tiny: list[str]) -> None:
     """A live line for the sweep, a line that stays for each run, and nothing wider than 80 columns."""
     arguments = [*tiny, "optimizer.optimizer=SGD", "norm=none", "lr=1e6,0.01", "--jobs", "1"]
-    text = on_a_terminal(80, [sys.executable, "-m", "labml_bn.train", *arguments], work, environment)
+    _, text = on_a_terminal(80, [sys.executable, "-m", "labml_bn.train", *arguments], work, environment)
     assert re.search(r"\r\x1b\[K0/2 runs +\d+%", text)
     assert re.search(r"\r\x1b\[K1/2 runs +\d+%, 1 failed", text)
     assert re.search(r"1/2 lr=1e\+06: diverged: epoch 1, step \d+: .*\.\.\.\r\n", text)
@@ -51,7 +25,7 @@ def test_on_a_terminal(work: Path, environment: dict[str, str], tiny: list[str])
 
 
 def test_many_runs(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """How long they take is said once, after as many runs as are trained at a time."""
+    """How long they take is printed once, after as many runs as are trained at a time."""
     monkeypatch.setattr(time, "monotonic", iter([0.0, *[100.0] * 10]).__next__)
     shown = SweepConsole(runs=130, done=10, images=1000, jobs=2)
     for number in range(3):
