@@ -55,5 +55,13 @@ from labml_bn.norm.batch_norm import BatchNorm
 from labml_bn.norm.converting import convert_batch_norm, restore_batch_norm
 from labml_bn.norm.folding import fold
 from labml_bn.norm.population import estimate_population
+from labml_bn.norm.renormalization import Renormalization
 
-__all__ = ["BatchNorm", "convert_batch_norm", "estimate_population", "fold", "restore_batch_norm"]
+__all__ = [
+    "BatchNorm",
+    "Renormalization",
+    "convert_batch_norm",
+    "estimate_population",
+    "fold",
+    "restore_batch_norm",
+]

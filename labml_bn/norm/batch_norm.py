@@ -16,6 +16,11 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from labml_bn.norm.functional import batch_norm, normalize_with
+from labml_bn.norm.ghost_batches import ghost_batches
+from labml_bn.norm.masking import number_of_values, position_weights
+from labml_bn.norm.renormalization import Renormalization
+from labml_bn.norm.running_statistics import update_running_statistics
+from labml_bn.norm.transforms import is_traced, traced_call
 
 #: The names of the state in labml's annotated implementation (nn.labml.ai/normalization/batch_norm).
 ANNOTATED_NAMES = {"scale": "weight", "shift": "bias", "exp_mean": "running_mean", "exp_var": "running_var"}
@@ -49,6 +54,9 @@ class BatchNorm(_BatchNorm):
             needs the input and per-channel vectors in either case, and no mask: it computes the sign of y again.
         max_pool: 2 applies `torch.nn.MaxPool2d(2)` at the end, None does not. On the CPU, in channels_last, this is
             the same pass over the data, and the backward pass finds the maxima again; else it is a pass of its own
+        ghost_batch_size: the number of samples of which each part of the batch, normalized with its own statistics,
+            has at most so many (`ghost_batches.py`), or None for the whole batch
+        renorm: the limits of batch renormalization (`renormalization.py`), or None for batch normalization
 
     State: `weight`, `bias` (parameters), `running_mean`, `running_var` (buffers), each [channels], and
     `num_batches_tracked`, a scalar.
@@ -65,6 +73,8 @@ class BatchNorm(_BatchNorm):
     unbiased: bool = True
     activation: str | None = None
     max_pool: int | None = None
+    ghost_batch_size: int | None = None
+    renorm: Renormalization | None = None
 
     def __init__(
         self,
@@ -80,70 +90,69 @@ class BatchNorm(_BatchNorm):
         unbiased: bool = True,
         activation: str | None = None,
         max_pool: int | None = None,
+        ghost_batch_size: int | None = None,
+        renorm: Renormalization | None = None,
     ) -> None:
-        check_arguments(num_features, eps, momentum, activation, max_pool)
+        check_arguments(num_features, eps, momentum, activation, max_pool, ghost_batch_size)
+        if renorm is not None and not track_running_stats:
+            raise ValueError("batch renormalization requires running statistics (track_running_stats=True)")
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
         if not bias:
             self.register_parameter("bias", None)
         self.unbiased = unbiased
         self.activation = activation
         self.max_pool = max_pool
+        self.ghost_batch_size = ghost_batch_size
+        self.renorm = renorm
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Normalize `input` [batch, channels, *]. The output has its dtype and, unless max-pooled, its shape."""
-        self._check_input_dim(input)
+    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Normalize `input` [batch, channels, *]. The output has its dtype and, unless max-pooled, its shape.
+
+        `mask` [batch, *] or [batch, 1, *] tells which positions count, or how much (`masking.py`). The output of those
+        that do not count is 0.
+        """
+        if is_traced(input):
+            output: Tensor = traced_call(self, *((input,) if mask is None else (input, mask)))
+            return output
+        self._check_input_dim(input, mask is not None)
+        weights = None if mask is None else position_weights(mask, input)
         relu, max_pool = self.activation == "relu", self.max_pool
         if not self.training and self.running_mean is not None and self.running_var is not None:
-            statistics = self.running_mean, self.running_var
-            return normalize_with(input, *statistics, self.weight, self.bias, self.eps, relu=relu, max_pool=max_pool)
+            constants = self.running_mean, self.running_var, self.weight, self.bias, self.eps
+            return normalize_with(input, *constants, weights=weights, relu=relu, max_pool=max_pool)
 
-        if input.numel() == self.num_features:
-            raise ValueError(
-                f"expected more than one value per channel to compute a variance, got an input of shape "
-                f"{tuple(input.shape)}: use a larger batch{', or evaluate with model.eval()' if self.training else ''}"
-            )
-        y, count, mean, var = batch_norm(input, self.weight, self.bias, self.eps, relu=relu, max_pool=max_pool)
-        if self.training and self.track_running_stats:
-            self._update_running_statistics(count, mean, var)
-        return y
+        outputs = []
+        for x, w in self._batches(input, weights):
+            renorm = self.renorm if self.training else None
+            parameters = (self.weight, self.bias) if renorm is None else renorm.correct(self, x, w)
+            y, count, mean, var = batch_norm(x, *parameters, self.eps, weights=w, relu=relu, max_pool=max_pool)
+            if self.training and self.track_running_stats:
+                update_running_statistics(self, count, mean, var)
+            outputs.append(y)
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
-    @torch.no_grad()
-    def _update_running_statistics(self, count: int, mean: Tensor, var: Tensor) -> None:
-        r"""Update the exponential moving averages of mean and variance (§3.1), or plain ones without a momentum.
+    def _batches(self, x: Tensor, weights: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
+        """The batches, each of which is normalized with its own statistics, and the weights of its positions."""
+        size = self.ghost_batch_size
+        batches = [(x, weights)] if size is None else ghost_batches(x, weights, size)
+        for batch in batches:
+            if number_of_values(*batch) == 1:
+                raise ValueError(
+                    f"expected more than one value per channel to compute a variance, got an input of shape "
+                    f"{tuple(batch[0].shape)}{'' if weights is None else ' of which the mask keeps one'}: "
+                    f"use a larger batch{', or evaluate with model.eval()' if self.training else ''}"
+                )
+        return batches
 
-        $$\text{running} \leftarrow (1 - \text{momentum}) \cdot \text{running} + \text{momentum} \cdot \text{batch}$$
-        """
-        running_mean, running_var, batches = self.running_mean, self.running_var, self.num_batches_tracked
-        if running_mean is None or running_var is None:
-            return
-        if batches is not None:
-            batches.add_(1)
-        if count == 0:
-            return
-
-        momentum: float | Tensor
-        if self.momentum is not None:
-            momentum = self.momentum
-        elif batches is not None:
-            momentum = 1 / batches.to(mean.dtype)  # gives the plain average
-        else:
-            momentum = 0.0  # the plain average requires the number of batches: no update, as in PyTorch
-
-        if self.unbiased:
-            var = var * (count / (count - 1))
-        for running, current in ((running_mean, mean), (running_var, var)):
-            if running.dtype == current.dtype and not torch._C._are_functorch_transforms_active():
-                running.lerp_(current, momentum)
-            else:  # `lerp_` would round to the narrower dtype twice, and cannot be vectorized by vmap
-                running.copy_(torch.lerp(running.to(current.dtype), current, momentum))
-
-    def _check_input_dim(self, input: Tensor) -> None:
+    def _check_input_dim(self, input: Tensor, masked: bool = False) -> None:
         if input.dim() < 2:
             raise ValueError(f"expected an input of shape [batch, channels, *], got {tuple(input.shape)}")
         if input.shape[1] != self.num_features:
             raise ValueError(
                 f"expected {self.num_features} channels in dimension 1, got an input of shape {tuple(input.shape)}"
             )
+        if self.max_pool is not None and masked:
+            raise ValueError("max_pool does not support a mask: use a layer of its own for max pooling")
         if self.max_pool is not None and (input.dim() != 4 or min(input.shape[2:]) < self.max_pool):
             raise ValueError(
                 f"expected an input of shape [batch, channels, height, width] with at least {self.max_pool} × "
@@ -162,9 +171,9 @@ class BatchNorm(_BatchNorm):
     def extra_repr(self) -> str:
         """The arguments, as printed in the network's `repr`."""
         arguments: str = super().extra_repr()  # type: ignore[no-untyped-call]
-        arguments = arguments if self.unbiased else f"{arguments}, unbiased=False"
-        arguments = arguments if self.activation is None else f"{arguments}, activation={self.activation!r}"
-        return arguments if self.max_pool is None else f"{arguments}, max_pool={self.max_pool}"
+        extras = ("unbiased", "activation", "max_pool", "ghost_batch_size", "renorm")
+        changed = [name for name in extras if getattr(self, name) != getattr(BatchNorm, name)]
+        return ", ".join([arguments, *(f"{name}={getattr(self, name)!r}" for name in changed)])
 
 
 def check_arguments(
@@ -173,6 +182,7 @@ def check_arguments(
     momentum: float | None,
     activation: str | None = None,
     max_pool: int | None = None,
+    ghost_batch_size: int | None = None,
 ) -> None:
     """Raise ValueError if an argument of the layer is out of range."""
     if num_features < 1:
@@ -185,3 +195,5 @@ def check_arguments(
         raise ValueError(f"activation must be one of {', '.join(map(repr, ACTIVATIONS))}, got {activation!r}")
     if max_pool not in MAX_POOLS:
         raise ValueError(f"max_pool must be one of {', '.join(map(repr, MAX_POOLS))}, got {max_pool!r}")
+    if ghost_batch_size is not None and not (isinstance(ghost_batch_size, int) and ghost_batch_size >= 1):
+        raise ValueError(f"ghost_batch_size must be an integer of at least 1, or None, got {ghost_batch_size!r}")

@@ -3,10 +3,10 @@ r"""Batch normalization as a differentiable function: the forward pass, and the 
 The arithmetic is in `kernels/reference.py`. `batch_norm` normalizes with the statistics of the batch, and gradients
 flow through them (training). `normalize_with` normalizes with given statistics, which are constants (inference). Each
 is a `torch.autograd.Function` that saves only the input and per-channel vectors. Automatic differentiation of `moments`
-and `normalize` would also save intermediate results of the size of the input.
+and `normalize` would also save intermediate results of the size of the input. It gives the same result, for derivatives
+of any order in either mode, and is used if PyTorch must see every operation (`is_observed`), and with a mask.
 """
 
-import functools
 from typing import Any
 
 import torch
@@ -14,7 +14,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from labml_bn.norm import kernels
+from labml_bn.norm.kernels import reference
 from labml_bn.norm.kernels.reference import widen
+from labml_bn.norm.masking import kept, weighted_moments
+from labml_bn.norm.transforms import is_observed
+
+#: Of a batch: the number of values per channel, and the mean and the biased variance of each channel, [channels].
+Moments = tuple[int | Tensor, Tensor, Tensor]
 
 
 class BatchStatistics:
@@ -25,18 +31,19 @@ class BatchStatistics:
     differentiable.
     """
 
-    def moments(self, x: Tensor) -> tuple[int, Tensor, Tensor]:
+    def moments(self, x: Tensor, weights: Tensor | None = None) -> Moments:
         """The number of values per channel in the batch, and the mean and biased variance of each channel.
 
-        Takes this process's part of the batch, [batch, channels, *]. Returns the mean and the variance as [channels],
-        in float32 or wider. An empty batch has the count 0, the mean 0 and the variance 1.
+        Takes this process's part of the batch, [batch, channels, *], and the weights of its positions, if any (see
+        `masking.py`, also for the count). Returns the mean and the variance as [channels], in float32 or wider. An
+        empty batch has the count 0, the mean 0 and the variance 1.
         """
         count = x.numel() // x.shape[1]
-        if count > 0:
-            mean, var = kernels.choose(x).moments(x)
-        else:
-            mean, var = widen(x.new_zeros(x.shape[1])), widen(x.new_ones(x.shape[1]))
-        return count, mean, var
+        if count == 0:
+            return count, widen(x.new_zeros(x.shape[1])), widen(x.new_ones(x.shape[1]))
+        if weights is not None:
+            return weighted_moments(x, weights)
+        return count, *kernels.choose(x).moments(x)
 
     def gradient_sums(self, sum_dy: Tensor, sum_dy_xhat: Tensor) -> tuple[Tensor, Tensor]:
         """The gradient sums of the batch, from the sums over this process's part of it, each [channels]."""
@@ -46,40 +53,17 @@ class BatchStatistics:
 LOCAL = BatchStatistics()
 
 
-def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
-    """`function.apply`, or that of its eager form if no transform, tracer or compiler is active."""
-    if torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling():
-        return function.apply(*arguments)
-    # The base class's `apply`: the subclass's inspects the signature, which takes longer than a small layer.
-    return super(torch.autograd.Function, eager_form(function)).apply(*arguments)  # type: ignore[misc]
-
-
-@functools.cache
-def eager_form(function: type[torch.autograd.Function]) -> type[torch.autograd.Function]:
-    """The same function with `setup_context` called in `forward`, which takes 30 µs less, but cannot be transformed."""
-
-    class Eager(function):  # type: ignore[misc, valid-type]
-        setup_context = torch.autograd.Function.setup_context
-
-        @staticmethod
-        def forward(ctx: Any, *inputs: Any) -> Any:
-            output = function.forward(*inputs)
-            function.setup_context(ctx, inputs, output)
-            return output
-
-    return type(function.__name__, (Eager,), {})
-
-
 def batch_norm(
     x: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
     eps: float,
     *,
+    weights: Tensor | None = None,
     relu: bool = False,
     max_pool: int | None = None,
     statistics: BatchStatistics = LOCAL,
-) -> tuple[Tensor, int, Tensor, Tensor]:
+) -> tuple[Tensor, int | Tensor, Tensor, Tensor]:
     r"""Normalize x with the statistics of its batch (Algorithm 1).
 
     For example, four values with mean 2 and variance 1:
@@ -108,6 +92,7 @@ def batch_norm(
         x: [batch, channels, *], of any floating dtype
         weight, bias: $\gamma$ and $\beta$, [channels], or None for 1 and 0
         eps: $\epsilon$, added to the variance
+        weights: how much each position counts, [batch, 1, *] (`masking.py`), or None if all count equally
         relu: whether the ReLU follows, in the same pass over the data
         max_pool: 2 if max pooling with windows of 2 × 2 follows, in the same pass if the kernel can; x must then be
             [batch, channels, height, width]
@@ -115,10 +100,16 @@ def batch_norm(
             bias cover x alone, as with `torch.nn.SyncBatchNorm`, and must be summed over processes.
 
     Returns (y, count, mean, var): y in the dtype of x and, unless pooled, in its shape; and the count, mean and biased
-    variance as `BatchStatistics.moments` gives them, not differentiable.
+    variance as `BatchStatistics.moments` gives them.
     """
+    if weights is not None or is_observed():
+        x = kept(x, weights)
+        count, mean, var = statistics.moments(x, weights)
+        y = kept(reference.normalize(x, mean, torch.rsqrt(var + eps), weight, bias, relu), weights)
+        return pooled(y, max_pool), count, mean, var
+
     in_one_pass = pools_in_one_pass(x, max_pool, statistics)
-    y, count, mean, var, _ = apply(BatchStatisticsNorm, x, weight, bias, eps, relu, in_one_pass, statistics)
+    y, count, mean, var, _ = BatchStatisticsNorm.apply(x, weight, bias, eps, relu, in_one_pass, statistics)
     return y if in_one_pass else pooled(y, max_pool), count, mean, var
 
 
@@ -130,21 +121,26 @@ def normalize_with(
     bias: Tensor | None,
     eps: float,
     *,
+    weights: Tensor | None = None,
     relu: bool = False,
     max_pool: int | None = None,
 ) -> Tensor:
     """Normalize x [batch, channels, *] with a given mean and variance, each [channels] (Algorithm 2, step 11).
 
     The mean and variance are constants: they get no gradient. The backward pass uses their values at the time of the
-    forward pass, even if the running statistics have been updated since. `relu` and `max_pool` are those of
+    forward pass, even if the running statistics have been updated since. `weights`, `relu` and `max_pool` are those of
     `batch_norm`. Returns y in the dtype of x and, unless pooled, in its shape.
     """
+    if weights is not None or is_observed():
+        mean, inv_std = widen(mean.detach()).clone(), torch.rsqrt(widen(var.detach()) + eps)
+        return pooled(kept(reference.normalize(kept(x, weights), mean, inv_std, weight, bias, relu), weights), max_pool)
+
     in_one_pass = pools_in_one_pass(x, max_pool)
     y: Tensor
     if torch.is_grad_enabled():
         with torch.no_grad():
             mean, inv_std = widen(mean).clone(), torch.rsqrt(widen(var) + eps)
-        y = apply(FixedStatisticsNorm, x, mean, inv_std, weight, bias, relu, in_one_pass)
+        y = FixedStatisticsNorm.apply(x, mean, inv_std, weight, bias, relu, in_one_pass)
     elif kernels.is_fused(kernel := kernels.choose(x)):
         y = kernel.inference(x, mean, var, weight, bias, eps, relu, in_one_pass)
     else:
@@ -165,10 +161,9 @@ def pooled(y: Tensor, max_pool: int | None) -> Tensor:
 class BatchStatisticsNorm(torch.autograd.Function):
     """Normalization by the batch's own statistics. The gradient of x flows through them."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(
+        ctx: Any,
         x: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
@@ -176,26 +171,21 @@ class BatchStatisticsNorm(torch.autograd.Function):
         relu: bool,
         pool: bool,
         statistics: BatchStatistics,
-    ) -> tuple[Tensor, int, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, int | Tensor, Tensor, Tensor, Tensor]:
         """Compute y, the statistics that `batch_norm` returns, and the inverse standard deviation."""
         kernel = kernels.choose(x)
-        count = x.numel() // x.shape[1]
+        count: int | Tensor = x.numel() // x.shape[1]
         if count > 0 and statistics is LOCAL and kernels.is_fused(kernel):
             y, mean, var, inv_std = kernel.forward(x, weight, bias, eps, relu, pool)
         else:
             count, mean, var = statistics.moments(x)
             inv_std = torch.rsqrt(var + eps)
             y = kernel.normalize(x, mean, inv_std, weight, bias, relu)
-        return y, count, mean, var, inv_std
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-        """Keep what the backward pass needs."""
-        x, weight, bias, ctx.eps, ctx.relu, _, ctx.statistics = inputs
-        _, ctx.count, mean, var, inv_std = output
+        ctx.eps, ctx.relu, ctx.count, ctx.statistics = eps, relu, count, statistics
         ctx.mark_non_differentiable(mean, var, inv_std)
         ctx.set_materialize_grads(False)  # no zeros for the gradients of the statistics
         ctx.save_for_backward(x, weight, bias, mean, inv_std)
+        return y, count, mean, var, inv_std
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -245,10 +235,9 @@ class BatchStatisticsNorm(torch.autograd.Function):
 class FixedStatisticsNorm(torch.autograd.Function):
     """Normalization by constants: an affine map of each channel."""
 
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(
+        ctx: Any,
         x: Tensor,
         mean: Tensor,
         inv_std: Tensor,
@@ -258,16 +247,12 @@ class FixedStatisticsNorm(torch.autograd.Function):
         pool: bool,
     ) -> Tensor:
         """Compute y."""
+        ctx.relu = relu
+        ctx.save_for_backward(x, mean, inv_std, weight, bias)
         normalize = kernels.choose(x).normalize
         arguments = (x, mean, inv_std, weight, bias, relu)
         y: Tensor = normalize(*arguments, pool=True) if pool else normalize(*arguments)  # not every kernel can pool
         return y
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        """Keep what the backward pass needs."""
-        x, mean, inv_std, weight, bias, ctx.relu, _ = inputs
-        ctx.save_for_backward(x, mean, inv_std, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from labml_bn import BatchNorm
+from labml_bn.norm.running_statistics import update_running_statistics
 
 SHAPES = [
     (8, 3),
@@ -238,7 +239,7 @@ def test_biased_running_variance() -> None:
 def test_running_variance_uses_the_count_of_the_batch() -> None:
     """The unbiased factor is that of the count it is given, which may be of several processes."""
     layer = BatchNorm(1, momentum=1.0)
-    layer._update_running_statistics(5, torch.tensor([1.0]), torch.tensor([4.0]))
+    update_running_statistics(layer, 5, torch.tensor([1.0]), torch.tensor([4.0]))
     torch.testing.assert_close(layer.running_var, torch.tensor([5.0]))
 
 
@@ -252,11 +253,20 @@ def test_without_bias() -> None:
 @pytest.mark.parametrize("shape", [(0, 3), (0, 3, 4), (2, 3, 0), (0, 3, 4, 4)], ids=str)
 @pytest.mark.parametrize("momentum", [0.1, None])
 def test_empty_batch(shape: tuple[int, ...], momentum: float | None) -> None:
-    """An empty batch does not change the running statistics, but it is counted, as in PyTorch."""
+    """An empty batch does not change the running statistics. It is counted, as in PyTorch, but in no plain average."""
+    torch.manual_seed(0)
     ours, theirs = pair(shape, momentum=momentum)
-    filled = (4, 3, *shape[2:]) if shape[0] == 0 else (4, 3, 2)
-    for x in (torch.randn(filled, dtype=torch.float64), torch.empty(shape, dtype=torch.float64)):
-        assert_same(ours, theirs, x)
+    filled = torch.randn(2, *((4, 3, *shape[2:]) if shape[0] == 0 else (4, 3, 2)), dtype=torch.float64)
+    assert_same(ours, theirs, filled[0])
+    if momentum is not None:
+        assert_same(ours, theirs, torch.empty(shape, dtype=torch.float64))
+        assert ours.num_batches_tracked == 2
+    else:
+        y, dx, _ = step(ours, torch.empty(shape, dtype=torch.float64), torch.empty(shape, dtype=torch.float64))
+        assert y.shape == dx.shape == shape
+        ours(filled[1])
+        assert ours.num_batches_tracked == 2
+        torch.testing.assert_close(ours.running_mean, filled.transpose(0, 2).flatten(1).mean(1))
 
 
 @pytest.mark.parametrize("training", [True, False])

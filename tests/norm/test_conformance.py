@@ -214,14 +214,6 @@ def test_meta_device() -> None:
     assert meta(torch.randn(2, 3)).device.type == "cpu"
 
 
-def test_forward_mode() -> None:
-    """Forward-mode derivatives are not supported, and the error says so."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecation warnings inside torch.func
-        with pytest.raises(NotImplementedError, match="jvp"):
-            torch.func.jvp(BatchNorm(3).eval(), (torch.randn(2, 3),), (torch.randn(2, 3),))
-
-
 def test_weight_averaging() -> None:
     """`AveragedModel` and `update_bn` recognize the layer as a batch normalization."""
     torch.manual_seed(0)

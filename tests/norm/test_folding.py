@@ -139,8 +139,8 @@ class TanhConvolution(nn.Conv1d):
 
 
 class TanhNorm(BatchNorm):
-    def forward(self, input: Tensor) -> Tensor:
-        return super().forward(input).tanh()
+    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
+        return super().forward(input, mask).tanh()
 
 
 def doubling(module: nn.Module, *args: Any) -> Any:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from labml_bn.norm.functional import BatchStatistics, batch_norm, normalize_with
+from labml_bn.norm.functional import BatchStatistics, Moments, batch_norm, normalize_with
 
 EPS = 1e-2
 
@@ -69,11 +69,11 @@ def test_normalize_by_uses_the_statistics_of_the_forward_pass() -> None:
 class TwoProcesses(BatchStatistics):
     """The batch of two processes. The other process is simulated by its moments and gradient sums."""
 
-    def __init__(self, moments: tuple[int, Tensor, Tensor], sums: tuple[Tensor, Tensor]) -> None:
+    def __init__(self, moments: Moments, sums: tuple[Tensor, Tensor]) -> None:
         self.other_moments = moments
         self.other_sums = sums
 
-    def moments(self, x: Tensor) -> tuple[int, Tensor, Tensor]:
+    def moments(self, x: Tensor, weights: Tensor | None = None) -> Moments:
         """Combine the moments as in Chan, Golub & LeVeque 1979."""
         (n_a, mean_a, var_a), (n_b, mean_b, var_b) = super().moments(x), self.other_moments
         n, difference = n_a + n_b, mean_b - mean_a

@@ -26,6 +26,7 @@ from torch.nn import Parameter
 
 from labml_bn.norm.kernels import reference
 from labml_bn.norm.kernels.loading import load
+from labml_bn.norm.transforms import is_observed, is_wrapped
 
 
 def choose(*tensors: Tensor) -> ModuleType:
@@ -49,7 +50,7 @@ def _choose(tensors: tuple[Tensor, ...]) -> ModuleType:
 
 
 def _choose_for_compiler(x: Tensor) -> ModuleType:
-    if torch.compiler.is_exporting() or torch._C._are_functorch_transforms_active() or not x.is_cpu:
+    if is_observed() or not x.is_cpu:
         return reference
     # A function that `torch.compile` traces cannot call `load`, but it can import.
     from labml_bn.norm.kernels import operators
@@ -69,12 +70,9 @@ def can_pool(x: Tensor) -> bool:
 
 
 def _is_observed(tensors: tuple[Tensor, ...]) -> bool:
-    if torch._C._len_torch_dispatch_stack() > 0 or torch._C._get_tracing_state() is not None:
+    if torch._C._len_torch_dispatch_stack() > 0 or is_observed():
         return True
-    for tensor in tensors:
-        if type(tensor) not in _PLAIN or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-            return True
-    return False
+    return any(type(tensor) not in _PLAIN or is_wrapped(tensor) for tensor in tensors)
 
 
 _PLAIN = (Tensor, Parameter)
