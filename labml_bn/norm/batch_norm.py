@@ -57,8 +57,8 @@ class BatchNorm(_BatchNorm):
     input has fewer than two dimensions or the wrong number of channels, with `max_pool` if it is not [batch, channels,
     height, width] with at least 2 × 2 positions, or if the statistics of the batch are used and
     it has only one value per channel (the variance would be 0, and the output would not depend on the input). It raises
-    TypeError if the input is not of a floating dtype. An empty batch does not change the running
-    statistics, but is counted in `num_batches_tracked`, as in PyTorch.
+    TypeError if the input is not of a floating dtype. An empty batch changes nothing, neither the running statistics
+    nor `num_batches_tracked`. (PyTorch counts it, and its plain average is then wrong.)
     """
 
     # Also for layers whose class was changed, and for those that an earlier version has pickled.
@@ -116,10 +116,10 @@ class BatchNorm(_BatchNorm):
         running_mean, running_var, batches = self.running_mean, self.running_var, self.num_batches_tracked
         if running_mean is None or running_var is None:
             return
-        if batches is not None:
-            batches.add_(1)
         if count == 0:
             return
+        if batches is not None:
+            batches.add_(1)
 
         momentum: float | Tensor
         if self.momentum is not None:

@@ -63,7 +63,10 @@ def test_pytorch_cases(name: str, case: Any) -> None:
         ours.train(training)
         theirs.train(training)
         x = x + torch.randn_like(x)
-        torch.testing.assert_close(forward_backward(ours, x), forward_backward(theirs, x))
+        found, expected = forward_backward(ours, x), forward_backward(theirs, x)
+        if x.numel() == 0:  # PyTorch counts empty batches
+            assert expected.pop("num_batches_tracked") > found.pop("num_batches_tracked") == 0
+        torch.testing.assert_close(found, expected)
 
 
 @pytest.mark.skipif(not hasattr(common_modules, "module_error_inputs_torch_nn_BatchNorm1d_2d_3d"), reason="older torch")
