@@ -153,9 +153,12 @@ class BatchNorm(_BatchNorm):
             raise TypeError(f"expected an input of a floating dtype, got {input.dtype}")
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        """Also accept the state of the layer in labml's annotated implementation, under its names."""
+        """Also accept the state of the layer in labml's annotated implementation, under its names.
+
+        A tensor of which the state dict has both names is loaded by ours; the other key is unexpected.
+        """
         for theirs, ours in ANNOTATED_NAMES.items():
-            if prefix + theirs in state_dict:
+            if prefix + theirs in state_dict and prefix + ours not in state_dict:
                 state_dict[prefix + ours] = state_dict.pop(prefix + theirs)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 

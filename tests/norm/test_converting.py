@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from labml_bn import BatchNorm, convert_batch_norm, restore_batch_norm
 
+#: The names of the annotated implementation, and ours.
+NAMES = {"scale": "weight", "shift": "bias", "exp_mean": "running_mean", "exp_var": "running_var"}
+
 
 def network() -> nn.Sequential:
     torch.manual_seed(0)
@@ -109,7 +112,6 @@ def test_state_of_the_annotated_implementation(affine: bool) -> None:
     theirs: dict[str, Tensor] = {"exp_mean": torch.randn(3), "exp_var": torch.rand(3)}
     if affine:
         theirs |= {"scale": torch.randn(3), "shift": torch.randn(3)}
-    names = {"exp_mean": "running_mean", "exp_var": "running_var", "scale": "weight", "shift": "bias"}
 
     class Annotated(nn.Module):
         def __init__(self) -> None:
@@ -124,7 +126,26 @@ def test_state_of_the_annotated_implementation(affine: bool) -> None:
     ours: Any = nn.Sequential(nn.Linear(3, 3), BatchNorm(3, affine=affine))
     ours.load_state_dict(network.state_dict())
     for name, value in theirs.items():
-        torch.testing.assert_close(getattr(ours[1], names[name]).detach(), value)
+        torch.testing.assert_close(getattr(ours[1], NAMES[name]).detach(), value)
     layer = BatchNorm(3, affine=affine)
     layer.load_state_dict(dict(theirs))
     torch.testing.assert_close(layer.running_var, theirs["exp_var"])
+
+
+@pytest.mark.parametrize("twice", NAMES)
+@pytest.mark.parametrize("others", ["theirs", "ours"])
+def test_state_with_both_names_of_a_tensor(twice: str, others: str) -> None:
+    """It is ambiguous: the key of the annotated implementation is unexpected, whichever names the other tensors have.
+    If the state dict is not loaded strictly, the tensor of our name is taken."""
+    layer = BatchNorm(3)
+    state = {name if others == "theirs" else NAMES[name]: torch.rand(3) for name in NAMES}
+    state |= {twice: torch.rand(3), NAMES[twice]: torch.rand(3)}
+    before = copy.deepcopy(layer.state_dict())
+    with pytest.raises(RuntimeError, match=f'Unexpected key.*: "{twice}"'):
+        layer.load_state_dict(dict(state))
+    layer.load_state_dict(before)
+    result = layer.load_state_dict(dict(state), strict=False)
+    assert result.unexpected_keys == [twice]
+    assert result.missing_keys == []
+    for theirs, ours in NAMES.items():
+        torch.testing.assert_close(layer.state_dict()[ours], state.get(ours, state.get(theirs)))
