@@ -53,6 +53,9 @@ class BatchNorm(_BatchNorm):
     State: `weight`, `bias` (parameters), `running_mean`, `running_var` (buffers), each [channels], and
     `num_batches_tracked`, a scalar.
 
+    The number of channels is that of these tensors, even if they were replaced after the layer was created, as when a
+    network is pruned. A layer without any of them accepts every number of channels.
+
     Raises ValueError if `num_features`, `eps` or `momentum` is out of range. The forward pass raises ValueError if the
     input has fewer than two dimensions or the wrong number of channels, with `max_pool` if it is not [batch, channels,
     height, width] with at least 2 × 2 positions, or if the statistics of the batch are used and
@@ -97,7 +100,7 @@ class BatchNorm(_BatchNorm):
             statistics = self.running_mean, self.running_var
             return normalize_with(input, *statistics, self.weight, self.bias, self.eps, relu=relu, max_pool=max_pool)
 
-        if input.numel() == self.num_features:
+        if input.numel() == input.shape[1]:
             raise ValueError(
                 f"expected more than one value per channel to compute a variance, got an input of shape "
                 f"{tuple(input.shape)}: use a larger batch{', or evaluate with model.eval()' if self.training else ''}"
@@ -138,12 +141,13 @@ class BatchNorm(_BatchNorm):
                 running.copy_(torch.lerp(running.to(current.dtype), current, momentum))
 
     def _check_input_dim(self, input: Tensor) -> None:
-        if input.dim() < 2:
+        if input.dim() < 2 or (channels := input.shape[1]) == 0:
             raise ValueError(f"expected an input of shape [batch, channels, *], got {tuple(input.shape)}")
-        if input.shape[1] != self.num_features:
-            raise ValueError(
-                f"expected {self.num_features} channels in dimension 1, got an input of shape {tuple(input.shape)}"
-            )
+        for tensor in (self.weight, self.bias, self.running_mean, self.running_var):
+            if tensor is not None and tensor.shape[0] != channels:
+                raise ValueError(
+                    f"expected {tensor.shape[0]} channels in dimension 1, got an input of shape {tuple(input.shape)}"
+                )
         if self.max_pool is not None and (input.dim() != 4 or min(input.shape[2:]) < self.max_pool):
             raise ValueError(
                 f"expected an input of shape [batch, channels, height, width] with at least {self.max_pool} × "
