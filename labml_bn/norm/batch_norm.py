@@ -175,14 +175,14 @@ class BatchNorm(_BatchNorm):
 
 
 def check_arguments(
-    num_features: int,
+    num_features: int | None,
     eps: float,
     momentum: float | None,
     activation: str | None = None,
     max_pool: int | None = None,
 ) -> None:
-    """Raise ValueError if an argument of the layer is out of range."""
-    if num_features < 1:
+    """Raise ValueError if an argument of the layer is out of range. `num_features` may be None if it is not known."""
+    if num_features is not None and num_features < 1:
         raise ValueError(f"num_features must be at least 1, got {num_features}")
     if not eps > 0:
         raise ValueError(f"eps must be positive, got {eps}")

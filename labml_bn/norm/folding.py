@@ -24,9 +24,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from labml_bn.norm.batch_norm import BatchNorm
+from labml_bn.norm.dimensions import TORCH_CLASSES
 
 # Exactly these classes: a subclass may compute something else.
-_NORMS = (BatchNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_NORMS = (BatchNorm, *TORCH_CLASSES, *TORCH_CLASSES.values(), nn.SyncBatchNorm)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _LAYERS = (*_CONVOLUTIONS, nn.Linear)
 
