@@ -48,17 +48,22 @@ so larger steps can be taken.
 5. `folding.py`: the normalization merged into the preceding layer
 6. `converting.py`: PyTorch's layers replaced by this one, and back
 
-`hooks.py` has the context managers that 4 and 6 use.
+`dimensions.py` has the layer as an instance of PyTorch's `BatchNorm1d`, `2d` and `3d`, which 5 and 6 use. `hooks.py`
+has the context managers that 4 and 6 use.
 """
 
 from labml_bn.norm.batch_norm import BatchNorm
 from labml_bn.norm.converting import convert_batch_norm, restore_batch_norm
+from labml_bn.norm.dimensions import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from labml_bn.norm.folding import fold
 from labml_bn.norm.population import estimate_population
 from labml_bn.norm.renormalization import Renormalization
 
 __all__ = [
     "BatchNorm",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "BatchNorm3d",
     "Renormalization",
     "convert_batch_norm",
     "estimate_population",

@@ -61,12 +61,16 @@ class BatchNorm(_BatchNorm):
     State: `weight`, `bias` (parameters), `running_mean`, `running_var` (buffers), each [channels], and
     `num_batches_tracked`, a scalar.
 
-    Raises ValueError if `num_features`, `eps` or `momentum` is out of range. The forward pass raises ValueError if the
-    input has fewer than two dimensions or the wrong number of channels, with `max_pool` if it is not [batch, channels,
-    height, width] with at least 2 × 2 positions, or if the statistics of the batch are used and
-    it has only one value per channel (the variance would be 0, and the output would not depend on the input). It raises
-    TypeError if the input is not of a floating dtype. An empty batch does not change the running
-    statistics, but is counted in `num_batches_tracked`, as in PyTorch.
+    The number of channels is that of these tensors, even if they were replaced after the layer was created, as when a
+    network is pruned. A layer without any of them accepts every number of channels.
+
+    Raises ValueError if an argument is out of range. The forward pass raises ValueError if the input has fewer than two
+    dimensions or the wrong number of channels, with `max_pool` if it is not [batch, channels, height, width] with at
+    least 2 × 2 positions or if there is a mask, if the mask has the wrong shape or invalid weights, or if the
+    statistics of a batch are used and it has only one value per channel (the variance would be 0, and the output would
+    not depend on the input). It raises TypeError if the input or the mask has the wrong dtype. An empty batch changes
+    no running statistics. It is counted in `num_batches_tracked`, as in PyTorch, but not with `momentum=None`.
+    (PyTorch counts it there too, and its plain average is then wrong.)
     """
 
     # Also for layers whose class was changed, and for those that an earlier version has pickled.
@@ -114,22 +118,29 @@ class BatchNorm(_BatchNorm):
         if is_traced(input):
             output: Tensor = traced_call(self, *((input,) if mask is None else (input, mask)))
             return output
-        self._check_input_dim(input, mask is not None)
-        weights = None if mask is None else position_weights(mask, input)
+        self._check_input_dim(input)
+        state = running_mean, running_var, weight, bias = self.running_mean, self.running_var, self.weight, self.bias
+        check_channels(input, *state)
+        weights = None if mask is None else self._weights(mask, input)
         relu, max_pool = self.activation == "relu", self.max_pool
-        if not self.training and self.running_mean is not None and self.running_var is not None:
-            constants = self.running_mean, self.running_var, self.weight, self.bias, self.eps
+        if not self.training and running_mean is not None and running_var is not None:
+            constants = running_mean, running_var, weight, bias, self.eps
             return normalize_with(input, *constants, weights=weights, relu=relu, max_pool=max_pool)
 
         outputs = []
         for x, w in self._batches(input, weights):
             renorm = self.renorm if self.training else None
-            parameters = (self.weight, self.bias) if renorm is None else renorm.correct(self, x, w)
+            parameters = (weight, bias) if renorm is None else renorm.correct(self, x, w)
             y, count, mean, var = batch_norm(x, *parameters, self.eps, weights=w, relu=relu, max_pool=max_pool)
             if self.training and self.track_running_stats:
                 update_running_statistics(self, count, mean, var)
             outputs.append(y)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _weights(self, mask: Tensor, input: Tensor) -> Tensor:
+        if self.max_pool is not None:
+            raise ValueError("max_pool does not support a mask: use a layer of its own for max pooling")
+        return position_weights(mask, input)
 
     def _batches(self, x: Tensor, weights: Tensor | None) -> list[tuple[Tensor, Tensor | None]]:
         """The batches, each of which is normalized with its own statistics, and the weights of its positions."""
@@ -144,15 +155,9 @@ class BatchNorm(_BatchNorm):
                 )
         return batches
 
-    def _check_input_dim(self, input: Tensor, masked: bool = False) -> None:
-        if input.dim() < 2:
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.dim() < 2 or input.shape[1] == 0:
             raise ValueError(f"expected an input of shape [batch, channels, *], got {tuple(input.shape)}")
-        if input.shape[1] != self.num_features:
-            raise ValueError(
-                f"expected {self.num_features} channels in dimension 1, got an input of shape {tuple(input.shape)}"
-            )
-        if self.max_pool is not None and masked:
-            raise ValueError("max_pool does not support a mask: use a layer of its own for max pooling")
         if self.max_pool is not None and (input.dim() != 4 or min(input.shape[2:]) < self.max_pool):
             raise ValueError(
                 f"expected an input of shape [batch, channels, height, width] with at least {self.max_pool} × "
@@ -162,9 +167,12 @@ class BatchNorm(_BatchNorm):
             raise TypeError(f"expected an input of a floating dtype, got {input.dtype}")
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        """Also accept the state of the layer in labml's annotated implementation, under its names."""
+        """Also accept the state of the layer in labml's annotated implementation, under its names.
+
+        A tensor of which the state dict has both names is loaded by ours; the other key is unexpected.
+        """
         for theirs, ours in ANNOTATED_NAMES.items():
-            if prefix + theirs in state_dict:
+            if prefix + theirs in state_dict and prefix + ours not in state_dict:
                 state_dict[prefix + ours] = state_dict.pop(prefix + theirs)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
@@ -176,16 +184,25 @@ class BatchNorm(_BatchNorm):
         return ", ".join([arguments, *(f"{name}={getattr(self, name)!r}" for name in changed)])
 
 
+def check_channels(input: Tensor, *vectors: Tensor | None) -> None:
+    """Raise ValueError if the input has not as many channels as each of the layer's own tensors, if it has any."""
+    for vector in vectors:
+        if vector is not None and vector.shape[0] != input.shape[1]:
+            raise ValueError(
+                f"expected {vector.shape[0]} channels in dimension 1, got an input of shape {tuple(input.shape)}"
+            )
+
+
 def check_arguments(
-    num_features: int,
+    num_features: int | None,
     eps: float,
     momentum: float | None,
     activation: str | None = None,
     max_pool: int | None = None,
     ghost_batch_size: int | None = None,
 ) -> None:
-    """Raise ValueError if an argument of the layer is out of range."""
-    if num_features < 1:
+    """Raise ValueError if an argument of the layer is out of range. `num_features` may be None if it is not known."""
+    if num_features is not None and num_features < 1:
         raise ValueError(f"num_features must be at least 1, got {num_features}")
     if not eps > 0:
         raise ValueError(f"eps must be positive, got {eps}")

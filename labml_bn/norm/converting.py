@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from labml_bn.norm.batch_norm import BatchNorm, check_arguments
+from labml_bn.norm.dimensions import TORCH_CLASSES
 from labml_bn.norm.hooks import evaluating, forward_pre_hook
 
 _Network = TypeVar("_Network", bound=nn.Module)
@@ -21,54 +22,65 @@ _BY_DIMENSIONS: dict[int, type[nn.Module]] = {
     4: nn.BatchNorm2d,
     5: nn.BatchNorm3d,
 }
+#: This project's layer for each of PyTorch's.
+_OURS = {torch_class: ours for ours, torch_class in TORCH_CLASSES.items()}
+#: The arguments that PyTorch's layers do not have.
+_EXTRAS = {
+    "unbiased": "unbiased=False",
+    "activation": "an activation",
+    "max_pool": "max pooling",
+    "ghost_batch_size": "ghost batches",
+    "renorm": "batch renormalization",
+}
+_LAZY = (nn.LazyBatchNorm1d, nn.LazyBatchNorm2d, nn.LazyBatchNorm3d)
 
 
 def convert_batch_norm(model: _Network) -> _Network:
-    """Convert every `torch.nn.BatchNorm1d`, `2d` and `3d` of `model` to a `BatchNorm`, in place.
+    """Convert every `torch.nn.BatchNorm1d`, `2d` and `3d` of `model` to this project's class of that name, in place.
 
     >>> model = convert_batch_norm(nn.Sequential(nn.Linear(4, 2), nn.BatchNorm1d(2)))
-    >>> type(model[1]).__name__
-    'BatchNorm'
+    >>> isinstance(model[1], BatchNorm), isinstance(model[1], nn.BatchNorm1d)
+    (True, True)
 
     Subclasses of PyTorch's layers are not converted, since they may compute something else. Returns `model`. Raises
-    ValueError, and changes nothing, if `BatchNorm` does not accept the `eps` or the `momentum` of a layer.
+    ValueError, and changes nothing, if `BatchNorm` does not accept the `eps` or the `momentum` of a layer, or if a lazy
+    layer has not been called: its first call would turn it into one of PyTorch's layers.
     """
-    layers = [(name, layer) for name, layer in model.named_modules() if type(layer) in _BY_DIMENSIONS.values()]
+    layers = [(name, layer) for name, layer in model.named_modules() if type(layer) in (*_OURS, *_LAZY)]
     for name, layer in layers:
+        if type(layer) in _LAZY:
+            raise ValueError(f"cannot convert layer {name!r}: it is lazy and not initialized; call the network first")
         try:
-            check_arguments(layer.num_features, layer.eps, layer.momentum)
+            check_arguments(None, layer.eps, layer.momentum)
         except ValueError as error:
             raise ValueError(f"cannot convert layer {name!r}: {error}") from error
     for _, layer in layers:
-        layer._torch_class = type(layer)
-        layer.__class__ = BatchNorm
+        layer.__class__ = _OURS[type(layer)]
     return model
 
 
 def restore_batch_norm(model: _Network, *example: Tensor) -> _Network:
     """Convert every `BatchNorm` of `model` to one of PyTorch's layers, in place.
 
-    A converted layer gets its original class. A layer that was created as a `BatchNorm` accepts any number of input
-    dimensions, but PyTorch has a class for each; `example`, an input of the network, determines which class to use.
+    A `BatchNorm1d`, `2d` or `3d`, such as a converted layer, gets PyTorch's class of that name. A `BatchNorm` accepts
+    any number of input dimensions; `example`, an input of the network, determines which of PyTorch's classes to use.
 
     >>> model = restore_batch_norm(nn.Sequential(nn.Linear(4, 2), BatchNorm(2)), torch.zeros(1, 4))
     >>> type(model[1]).__name__
     'BatchNorm1d'
 
     Returns `model`. Raises ValueError, and changes nothing, if the number of input dimensions of a layer is unknown, or
-    if a layer has `unbiased=False`, an activation or max pooling, which PyTorch's layers do not support.
+    if a layer has `unbiased=False`, an activation, max pooling, ghost batches or batch renormalization, which PyTorch's
+    layers do not support.
     """
-    layers = {name: layer for name, layer in model.named_modules() if type(layer) is BatchNorm}
+    layers = {name: layer for name, layer in model.named_modules() if type(layer) in (BatchNorm, *TORCH_CLASSES)}
     dimensions = _input_dimensions(model, *example) if example else {}
     classes: dict[str, type[nn.Module]] = {}
     for name, layer in layers.items():
-        if not layer.unbiased:
-            raise ValueError(f"cannot restore layer {name!r}: PyTorch's layers do not support unbiased=False")
-        if layer.activation is not None:
-            raise ValueError(f"cannot restore layer {name!r}: PyTorch's layers do not support an activation")
-        if layer.max_pool is not None:
-            raise ValueError(f"cannot restore layer {name!r}: PyTorch's layers do not support max pooling")
-        torch_class = getattr(layer, "_torch_class", None) or _BY_DIMENSIONS.get(dimensions.get(layer, 0))
+        for attribute, meaning in _EXTRAS.items():
+            if getattr(layer, attribute) != getattr(BatchNorm, attribute):
+                raise ValueError(f"cannot restore layer {name!r}: PyTorch's layers do not support {meaning}")
+        torch_class = TORCH_CLASSES.get(type(layer)) or _BY_DIMENSIONS.get(dimensions.get(layer, 0))
         if torch_class is None:
             raise ValueError(
                 f"cannot restore layer {name!r}: pass restore_batch_norm an example input of the network "
@@ -76,9 +88,9 @@ def restore_batch_norm(model: _Network, *example: Tensor) -> _Network:
             )
         classes[name] = torch_class
     for name, layer in layers.items():
-        for attribute in ("_torch_class", "unbiased", "activation", "max_pool"):
+        for attribute in _EXTRAS:
             vars(layer).pop(attribute, None)
-        layer.__class__ = classes[name]  # type: ignore[assignment]
+        layer.__class__ = classes[name]
     return model
 
 

@@ -22,11 +22,13 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvTransposeNd
+from torch.nn.modules.lazy import LazyModuleMixin
 
 from labml_bn.norm.batch_norm import BatchNorm
+from labml_bn.norm.dimensions import TORCH_CLASSES
 
 # Exactly these classes: a subclass may compute something else.
-_NORMS = (BatchNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_NORMS = (BatchNorm, *TORCH_CLASSES, *TORCH_CLASSES.values(), nn.SyncBatchNorm)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _LAYERS = (*_CONVOLUTIONS, nn.Linear)
 
@@ -48,25 +50,29 @@ def fold(model: nn.Module) -> fx.GraphModule:
     It supports this project's layers and PyTorch's, after `Conv1d`, `2d`, `3d`, their transposed versions and `Linear`.
     The preceding layer is found by tracing the network with `torch.fx`. A normalization is not folded if it follows
     anything else, if the output of the preceding layer is also used elsewhere, or if one of the two layers is called
-    more than once, has hooks, or has parameters that the network reads directly. `model` does not change. The result
-    has its own weights, in the dtypes of the original.
+    more than once, has hooks or parametrizations (weight norm, spectral norm, pruning), or has parameters that the
+    network reads directly. `model` does not change. The result has its own weights, in the dtypes of the original. A
+    folded weight or bias requires a gradient if one of the parameters that it was computed from does.
 
     If a linear layer outputs [batch, length, channels], the layer normalizes dimension 1, the length, and cannot be
     folded. Nor can it be folded after a convolution with unbatched input. If the number of channels does not reveal
     this, the folded network raises AssertionError when it receives such an input.
 
     Raises ValueError if any module of the network is in training mode (call `model.eval()` first), if a batch
-    normalization keeps no running statistics, or if the network cannot be traced.
+    normalization keeps no running statistics, if a lazy layer has not been called, or if the network cannot be copied
+    or traced.
     """
     for name, layer in model.named_modules():
         if layer.training:
             place = f"layer {name!r}" if name else "the network"
             raise ValueError(f"cannot fold: {place} is in training mode; call model.eval() first")
+        if isinstance(layer, LazyModuleMixin) and layer.has_uninitialized_params():  # type: ignore[misc]
+            raise ValueError(f"cannot fold: layer {name!r} is lazy and not initialized; call the network first")
         if isinstance(layer, _BatchNorm) and (layer.running_mean is None or layer.running_var is None):
             raise ValueError(
                 f"cannot fold: layer {name!r} keeps no running statistics, so its output depends on the batch"
             )
-    model = copy.deepcopy(model)
+    model = _copied(model)
     try:
         graph = _Tracer().trace(model)
     except Exception as error:  # any exception that the code of the network raises when it is traced
@@ -94,6 +100,20 @@ def fold(model: nn.Module) -> fx.GraphModule:
     return network
 
 
+def _copied(model: nn.Module) -> nn.Module:
+    """A deep copy. Tensors that were computed from parameters, as by pruning or weight norm, are copied as constants.
+
+    `copy.deepcopy` refuses them. The hooks that have computed them do so again in the next forward pass.
+    """
+    tensors = [value for module in model.modules() for value in (*vars(module).values(), *module.buffers(False))]
+    computed = [value for value in tensors if isinstance(value, Tensor) and not value.is_leaf]
+    try:
+        return copy.deepcopy(model, {id(tensor): tensor.detach().clone() for tensor in computed})
+    except Exception as error:  # any exception that a module or one of its attributes raises when it is copied
+        reason = str(error).split(". ")[0]
+        raise ValueError(f"cannot fold: the network cannot be copied by copy.deepcopy: {reason}") from error
+
+
 def _foldable_pair(network: fx.GraphModule, node: fx.Node) -> tuple[nn.Module, _BatchNorm] | None:
     """The layer before a batch normalization and the normalization, or None if they cannot be folded."""
     previous = node.args[0] if node.args else None
@@ -104,8 +124,9 @@ def _foldable_pair(network: fx.GraphModule, node: fx.Node) -> tuple[nn.Module, _
         return None
     if _has_hooks(layer) or _has_hooks(norm):
         return None
-    if _channels(layer) != norm.num_features:  # the normalization acts on another dimension
-        return None
+    per_channel = (norm.weight, norm.bias, norm.running_mean, norm.running_var)
+    if {len(tensor) for tensor in per_channel if tensor is not None} != {_channels(layer)}:
+        return None  # the normalization acts on another dimension
     if len(previous.users) > 1:  # something else uses the output before the normalization
         return None
     pair = {str(previous.target), str(node.target)}
@@ -129,12 +150,17 @@ def _has_hooks(layer: nn.Module) -> bool:
 
 
 def _channels(layer: nn.Module) -> int:
-    return int(layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels)  # type: ignore[arg-type]
+    """The number of output channels of the weight. (`out_channels` is wrong if the layer was pruned by hand.)"""
+    assert isinstance(layer.weight, Tensor)
+    return layer.weight.shape[1] * layer.groups if isinstance(layer, _ConvTransposeNd) else layer.weight.shape[0]
 
 
-@torch.no_grad()
+@torch.enable_grad()
 def _fold_into(layer: nn.Module, norm: _BatchNorm) -> None:
-    """Apply the equation above to the weight and bias of `layer`, in float64."""
+    """Apply the equation above to the weight and bias of `layer`, in float64.
+
+    Autograd knows which of the two results depends on a parameter that requires a gradient.
+    """
     assert norm.running_mean is not None
     assert norm.running_var is not None
     assert isinstance(layer.weight, Tensor)
@@ -156,8 +182,8 @@ def _fold_into(layer: nn.Module, norm: _BatchNorm) -> None:
         weight = (grouped * a.view(layer.groups, 1, -1, *[1] * (weight.dim() - 2))).flatten(0, 1)
     else:
         weight = weight * a.view(-1, *[1] * (weight.dim() - 1))
-    layer.weight = nn.Parameter(weight.to(dtype), requires_grad=layer.weight.requires_grad)
-    layer.bias = nn.Parameter(bias.to(dtype), requires_grad=layer.weight.requires_grad)
+    layer.weight = nn.Parameter(weight.detach().to(dtype), requires_grad=weight.requires_grad)
+    layer.bias = nn.Parameter(bias.detach().to(dtype), requires_grad=bias.requires_grad)
 
 
 def _assert_dimensions(graph: fx.Graph, output: fx.Node, expected: int) -> None:

@@ -318,6 +318,7 @@ def test_invalid_arguments(arguments: dict[str, Any], message: str) -> None:
         ((2, 4, 3, 3), "expected 3 channels"),
         ((1, 3), "more than one value per channel"),
         ((1, 3, 1, 1), "more than one value per channel"),
+        ((2, 0), r"expected an input of shape .batch, channels, .*., got \(2, 0\)"),
     ],
 )
 def test_invalid_inputs(shape: tuple[int, ...], message: str) -> None:
@@ -326,6 +327,50 @@ def test_invalid_inputs(shape: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         layer(torch.zeros(shape))
     torch.testing.assert_close(dict(layer.state_dict()), dict(before))
+
+
+def test_layer_pruned_by_hand() -> None:
+    """The number of channels is that of the layer's tensors, not the one that it was created with."""
+    layer = BatchNorm(5, dtype=torch.float64)
+    layer(torch.randn(7, 5, dtype=torch.float64))
+    for name, parameter in list(layer.named_parameters()):
+        setattr(layer, name, nn.Parameter(torch.randn_like(parameter)[:3]))
+    for name in ("running_mean", "running_var"):
+        setattr(layer, name, layer.get_buffer(name)[:3])
+    assert layer.num_features == 5
+    assert layer.running_mean is not None
+    weight, bias, before = layer.weight.detach(), layer.bias.detach(), layer.running_mean.clone()
+    x = torch.randn(4, 3, dtype=torch.float64)
+    var, mean = torch.var_mean(x, 0, correction=0)
+    torch.testing.assert_close(layer(x).detach(), (x - mean) / (var + 1e-5).sqrt() * weight + bias)
+    torch.testing.assert_close(layer.running_mean, 0.9 * before + 0.1 * mean)
+    with pytest.raises(ValueError, match=r"expected 3 channels in dimension 1, got an input of shape \(4, 5\)"):
+        layer(torch.randn(4, 5))
+    with pytest.raises(ValueError, match="more than one value per channel"):
+        layer(torch.randn(1, 3))
+
+
+@pytest.mark.parametrize("name", ["weight", "bias", "running_mean", "running_var"])
+@pytest.mark.parametrize("training", [True, False])
+def test_tensors_of_different_lengths(name: str, training: bool) -> None:
+    """Whichever tensor is too short, the kernels do not read beyond its end."""
+    layer = BatchNorm(5).train(training)
+    tensor = getattr(layer, name)[:3]
+    setattr(layer, name, nn.Parameter(tensor) if name in ("weight", "bias") else tensor)
+    for channels in (3, 5):
+        with pytest.raises(ValueError, match=f"channels in dimension 1, got an input of shape .4, {channels}."):
+            layer(torch.randn(4, channels))
+    assert layer.num_batches_tracked == 0
+
+
+def test_layer_without_tensors_accepts_every_number_of_channels() -> None:
+    layer = BatchNorm(3, affine=False, track_running_stats=False)
+    for channels in (1, 3, 7):
+        x = torch.randn(4, channels, dtype=torch.float64)
+        torch.testing.assert_close(layer(x), (x - x.mean(0)) / (x.var(0, correction=0) + 1e-5).sqrt())
+    with pytest.raises(ValueError, match="more than one value per channel"):
+        layer(torch.randn(1, 7))
+    assert layer(torch.randn(3, 1)).shape == (3, 1)  # as many values as `num_features`
 
 
 def test_one_value_per_channel_in_evaluation() -> None:

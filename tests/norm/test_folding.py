@@ -1,6 +1,9 @@
 """Folded networks against the original networks, and against PyTorch's own folding."""
 
 import copy
+import itertools
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.utils import parametrizations, prune
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from labml_bn import BatchNorm, fold
@@ -205,6 +209,117 @@ def test_hooks_subclasses_and_tied_weights(make: Any) -> None:
     folded = fold(model)
     x = torch.randn(3, 2, 5)
     torch.testing.assert_close(folded(x), model(x))
+
+
+def pruned(layer: nn.Module) -> Any:
+    return prune.l1_unstructured(layer, "weight", 0.5)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        pruned,
+        nn.utils.weight_norm,
+        nn.utils.spectral_norm,
+        parametrizations.weight_norm,
+        parametrizations.spectral_norm,
+        parametrizations.orthogonal,
+    ],
+    ids=lambda wrap: f"{wrap.__module__.rpartition('.')[2]}.{wrap.__name__}",
+)
+@pytest.mark.parametrize("called_before", [True, False])
+def test_computed_weights(wrap: Callable[[nn.Module], nn.Module], called_before: bool) -> None:
+    """A layer whose weight is computed in each call is not folded, but the rest of the network is. The copy computes
+    its weight from its own parameters."""
+    torch.manual_seed(0)
+    model = nn.Sequential(wrap(nn.Conv1d(2, 4, 1)), BatchNorm(4), nn.ReLU(), nn.Conv1d(4, 4, 1), BatchNorm(4))
+    model = randomized(model.double())
+    x = torch.randn(3, 2, 5, dtype=torch.float64)
+    if called_before:
+        model(x)
+    folded: Any = fold(model)
+    assert [name for name, _ in folded.named_children()] == ["0", "1", "2", "3"]
+    expected = model(x)
+    torch.testing.assert_close(folded(x), expected)
+    for parameter in folded.get_submodule("0").parameters():
+        nn.init.zeros_(parameter)
+    assert not torch.allclose(folded(x), expected)
+    torch.testing.assert_close(model(x), expected)
+
+
+def test_pruned_normalization() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv1d(2, 4, 1), pruned(BatchNorm(4)), nn.Conv1d(4, 4, 1), BatchNorm(4))
+    model = randomized(model)
+    folded = fold(model)
+    assert count_norms(folded) == 1
+    x = torch.randn(3, 2, 5)
+    torch.testing.assert_close(folded(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+def test_buffer_that_was_computed_from_parameters() -> None:
+    """As running statistics that are averaged without `no_grad`."""
+    model = randomized(nn.Sequential(nn.Linear(5, 4), BatchNorm(4), nn.Identity()))
+    model[1].running_mean = model[0].weight.sum(1)
+    x = torch.randn(3, 5)
+    torch.testing.assert_close(fold(model)(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+def test_network_that_cannot_be_copied() -> None:
+    model: Any = nn.Sequential(nn.Linear(5, 4), BatchNorm(4)).eval()
+    model.lock = threading.Lock()
+    with pytest.raises(ValueError, match=r"^cannot fold: the network cannot be copied by copy.deepcopy: cannot pickle"):
+        fold(model)
+    del model.lock
+    model.outputs = [model(torch.randn(3, 5))]
+    with pytest.raises(
+        ValueError, match=r"cannot be copied by copy.deepcopy: Only Tensors created explicitly .* moment$"
+    ):
+        fold(model)
+
+
+@pytest.mark.parametrize("lazy", [nn.LazyBatchNorm1d(), nn.LazyLinear(3)], ids=str)
+def test_lazy_layers(lazy: nn.Module) -> None:
+    with pytest.raises(ValueError, match="cannot fold: layer '1' is lazy and not initialized; call the network first"):
+        fold(nn.Sequential(nn.Linear(5, 4), lazy).eval())
+
+
+def test_which_folded_parameters_require_a_gradient() -> None:
+    """Those that were computed from one that does: the weight from W and γ, the bias from b, γ and β."""
+    names = ("0.weight", "0.bias", "1.weight", "1.bias")
+    for trained in itertools.product([True, False], repeat=4):
+        model = nn.Sequential(nn.Linear(5, 4), BatchNorm(4)).eval()
+        for name, requires_grad in zip(names, trained, strict=True):
+            model.get_parameter(name).requires_grad_(requires_grad)
+        weight, bias, scale, shift = trained
+        for grad in (True, False):
+            with torch.set_grad_enabled(grad):
+                folded = fold(model)
+            found = {name: parameter.requires_grad for name, parameter in folded.named_parameters()}
+            assert found == {"0.weight": weight or scale, "0.bias": bias or scale or shift}
+            assert all(parameter.is_leaf for parameter in folded.parameters())
+
+
+@pytest.mark.parametrize("make", [nn.Conv1d, nn.ConvTranspose1d])
+def test_layers_pruned_by_hand(make: Any) -> None:
+    """The tensors are shorter than `out_channels` and `num_features`."""
+    torch.manual_seed(0)
+    model = randomized(nn.Sequential(make(2, 6, 1), BatchNorm(6)))
+    kept = (slice(None), slice(4)) if make is nn.ConvTranspose1d else slice(4)
+    model[0].weight = nn.Parameter(model[0].weight[kept])
+    model[0].bias = nn.Parameter(model[0].bias[:4])
+    folded = fold(model)
+    assert count_norms(folded) == 1  # the tensors of the normalization are longer
+    with pytest.raises(ValueError, match="expected 6 channels in dimension 1"):
+        folded(torch.randn(3, 2, 5))
+    for name in ("weight", "bias"):
+        setattr(model[1], name, nn.Parameter(getattr(model[1], name)[:4]))
+        setattr(model[1], f"running_{'mean' if name == 'bias' else 'var'}", torch.rand(4) + 1)
+    folded = fold(model)
+    assert count_norms(folded) == 0
+    x = torch.randn(3, 2, 5)
+    torch.testing.assert_close(folded(x), model(x), rtol=1e-5, atol=1e-5)
 
 
 def test_unbatched_convolution() -> None:
