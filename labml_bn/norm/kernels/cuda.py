@@ -28,6 +28,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from labml_bn.norm.kernels.layout import is_channels_last, memory_format
+
 #: Values per tile: 16 per thread, in float32 four loads of 16 bytes, which are all issued before the first result is
 #: needed. With more, fewer programs would fit into the registers of a multiprocessor. Now 7 or 8 reductions do, and
 #: while some of them compute, the others wait for about 60 KB; that much keeps the memory busy.
@@ -44,7 +46,6 @@ SECTOR, CACHE_LINE = 32, 128
 LARGE = 2**30
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def is_supported(x: Tensor, *others: Tensor | None) -> bool:
@@ -459,21 +460,18 @@ def prepare(x: Tensor) -> tuple[Tensor, Plan]:
     """Return x, copied if it has neither of the two layouts, and its plan."""
     images, channels = x.shape[:2]
     count = x.numel() // channels
-    if is_channels_last(x) and not x.is_contiguous():
-        return x, make_plan(count, channels, 1, x.element_size())
-    return x.contiguous(), make_plan(images, channels, count // images, x.element_size())
+    if not x.is_contiguous() and not is_channels_last(x):
+        x = x.contiguous(memory_format=memory_format(x))
+    if x.is_contiguous():
+        return x, make_plan(images, channels, count // images, x.element_size())
+    return x, make_plan(count, channels, 1, x.element_size())
 
 
 def like(dy: Tensor, x: Tensor) -> Tensor:
     """Return dy, copied if its layout is not that of x."""
     if dy.stride() == x.stride():
         return dy
-    return dy.contiguous() if x.is_contiguous() else dy.contiguous(memory_format=CHANNELS_LAST[x.dim()])
-
-
-def is_channels_last(x: Tensor) -> bool:
-    """Whether x is dense and its channels are innermost."""
-    return x.dim() in CHANNELS_LAST and x.is_contiguous(memory_format=CHANNELS_LAST[x.dim()])
+    return dy.contiguous(memory_format=memory_format(x))
 
 
 def dense(*vectors: Tensor | None) -> list[Tensor | None]:

@@ -22,6 +22,7 @@ from torch import Tensor
 triton: Any = pytest.importorskip("triton")
 
 from labml_bn.norm.kernels import cuda  # noqa: E402
+from labml_bn.norm.kernels.layout import memory_format  # noqa: E402
 
 DEVICE = "cpu" if cuda.INTERPRETED or not torch.cuda.is_available() else "cuda"
 RUNS_HERE = cuda.INTERPRETED or DEVICE == "cuda"
@@ -247,6 +248,10 @@ class TestOperations:
         for tensors in ({"x": x}, {"dy": x}, {"x": x, "dy": x}):
             check_others(**{**values, **tensors}, relu=True)
         check_moments(x)
+        ones = torch.ones(3, device=DEVICE)
+        dx = cuda.input_gradient(values["dy"], x, ones, ones, ones, ones, ones, ones)
+        for output in (cuda.normalize(x, ones, ones, ones, ones), dx):
+            assert output.is_contiguous(memory_format=memory_format(x))
 
     def test_strided_vectors(self) -> None:
         values = operands((2, 3, 5, 4), "contiguous", torch.float32)
