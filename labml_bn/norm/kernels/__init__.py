@@ -71,10 +71,9 @@ def can_pool(x: Tensor) -> bool:
 def _is_observed(tensors: tuple[Tensor, ...]) -> bool:
     if torch._C._len_torch_dispatch_stack() > 0 or torch._C._get_tracing_state() is not None:
         return True
-    for tensor in tensors:
-        if type(tensor) not in _PLAIN or torch._C._functorch.is_functorch_wrapped_tensor(tensor):
-            return True
-    return False
+    if torch._C._are_functorch_transforms_active():  # x may be plain and weight vectorized, as in an ensemble
+        return True
+    return any(type(tensor) not in _PLAIN for tensor in tensors)
 
 
 _PLAIN = (Tensor, Parameter)
