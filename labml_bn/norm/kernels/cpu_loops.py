@@ -367,9 +367,29 @@ def _merge_moments(data: Any, c0: int, c1: int) -> None:
             squares += parts[row * 2 * channels + channels + c] + delta * delta * (count * added / (count + added))
             merged += delta * (added / (count + added))
             count += added
+        if merged != merged:
+            merged = _mean_of_non_finite(data, c, merged)
         mean[c], var[c] = merged, squares / count
         if a[INV_STD] != 0:
             inv_std[c] = 1 / np.sqrt(var[c] + eps)
+
+
+@numba.njit
+def _mean_of_non_finite(data: Any, c: int, default: float) -> float:
+    """The mean of a channel if it has non-finite values, else `default`: infinite if they are equal, otherwise NaN.
+
+    The differences above are NaN in either case: infinity is subtracted from itself.
+    """
+    a = carray(_integers(data), ARGUMENTS)
+    x = carray(_values(a[X], data), a[N] * a[C] * a[S])
+    total = 0.0
+    for n in range(a[N]):
+        start = (n * a[C] + c) * a[S]
+        for i in range(start, start + a[S]):
+            value = np.float64(_wide(x[i]))
+            if not np.isfinite(value):
+                total += value
+    return default if total == 0 else total
 
 
 @_elementwise

@@ -24,11 +24,16 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     The textbook formula $E[x^2] - E[x]^2$ suffers from cancellation: with a mean of $10^4$ it subtracts two numbers
     near $10^8$. The seven digits of float32 then leave nothing of a variance of 1, and the result can be negative.
 
+    If a channel contains infinity, Welford's algorithm subtracts it from itself, and the mean is NaN. It should be
+    infinite, if all infinite values have the same sign and there is no NaN. The plain mean, which takes a few percent
+    of the time, gives this. The variance is NaN.
+
     Returns (mean, var), each [channels], in float32 or wider.
     """
     x = widen(x)
-    var, mean = torch.var_mean(x, dim=all_but_channels(x), correction=0)
-    return mean, var
+    dims = all_but_channels(x)
+    var, mean = torch.var_mean(x, dim=dims, correction=0)
+    return torch.where(mean.isnan(), x.detach().mean(dims), mean), var
 
 
 def normalize(

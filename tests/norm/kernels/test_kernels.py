@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from labml_bn import BatchNorm
 from labml_bn.norm.kernels import cpu, operators, reference
 
 KERNELS = [reference, cpu, operators]
@@ -214,6 +215,58 @@ def test_non_finite_values_are_not_hidden(kernel: ModuleType, value: float) -> N
     ones = torch.ones(3)
     y = kernel.normalize(x, 0 * ones, ones, ones, 0 * ones, True)
     torch.testing.assert_close(y, x.relu(), equal_nan=True)
+
+
+#: Where values of a channel are replaced, as fractions of their number, and by what; and the mean.
+INFINITE: dict[str, tuple[dict[float, float], float]] = {
+    "first": ({0: torch.inf}, torch.inf),
+    "middle": ({0.5: -torch.inf}, -torch.inf),
+    "last": ({1: torch.inf}, torch.inf),
+    "two": ({0.3: -torch.inf, 0.9: -torch.inf}, -torch.inf),
+    "first and last": ({0: torch.inf, 1: torch.inf}, torch.inf),
+    "all": ({fraction / 9000: torch.inf for fraction in range(9001)}, torch.inf),
+    "both signs": ({0.2: torch.inf, 0.7: -torch.inf}, torch.nan),
+    "NaN": ({0: torch.nan}, torch.nan),
+    "infinity and NaN": ({0.1: torch.inf, 0.6: torch.nan}, torch.nan),
+}
+
+
+@pytest.mark.parametrize("case", INFINITE)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [*[((4, 3, 5, 2), dtype) for dtype in DTYPES], *[(shape, torch.float32) for shape in ((70, 17), *LARGE)]],
+    ids=str,
+)
+def test_the_mean_of_infinite_values(
+    kernel: ModuleType, shape: tuple[int, ...], layout: str, dtype: torch.dtype, case: str
+) -> None:
+    """It is infinite if all of them are equal: in every block and tile. Other channels are not affected."""
+    replaced, expected = INFINITE[case]
+    x = random(shape, dtype)
+    channel = x[:, 1].clone().flatten()
+    for fraction, value in replaced.items():
+        channel[round(fraction * (len(channel) - 1))] = value
+    x[:, 1] = channel.view_as(x[:, 1])
+    finite = [c for c in range(shape[1]) if c != 1]
+    mean, var = kernel.moments(in_layout(x, layout))
+    torch.testing.assert_close(mean[1].item(), expected, equal_nan=True)
+    assert var[1].isnan()
+    near = 64 * torch.finfo(wide(dtype)).eps
+    torch.testing.assert_close(mean.double()[finite], channels(x)[finite].mean(1), rtol=near, atol=near)
+    torch.testing.assert_close(var.double()[finite], channels(x)[finite].var(1, correction=0), rtol=near, atol=near)
+
+
+def test_running_mean_with_infinite_values() -> None:
+    layer = BatchNorm(2)
+    x = random((8, 2, 3), torch.float32)
+    x[0, 0, 0] = torch.inf
+    layer(x)
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    assert layer.running_mean[0] == torch.inf
+    assert layer.running_var[0].isnan()
+    assert layer.running_mean[1].isfinite()
 
 
 @pytest.mark.parametrize("shape", [(64, 20, 24, 24), (64, 500), (300, 50, 8, 8)], ids=str)
