@@ -1,7 +1,7 @@
 """The four operations of batch normalization, once per kind of hardware, and the choice of a kernel.
 
 `reference.py` is in plain tensor operations, `cpu.py` in loops compiled by Numba, `cuda.py` in Triton. `operators.py`
-has those of `cpu.py` for `torch.compile`.
+has those of `cpu.py` for `torch.compile`. `layout.py` has the memory format of their results.
 
 Batch normalization has few arithmetic operations per value, so its cost is mostly that of reading and writing memory.
 If each operation is one pass over the data, as in a fused kernel, one training step reads and writes these tensors:

@@ -1,7 +1,8 @@
 """The four operations of `reference.py` on the CPU, with the ReLU fused: each is one pass over the input.
 
 This file prepares the arguments; the loops are in `cpu_loops.py`. The output of `normalize` and `input_gradient` is in
-the memory layout of x, contiguous or channels_last; an input with other strides is copied to a contiguous one first.
+the memory layout of x, contiguous or channels_last; an input with other strides is copied first, to the one of the two
+that `layout.py` chooses.
 
 Max pooling can be fused too, for images in channels_last (`can_pool`): only the maximum of each window of 2 × 2 is
 written, and backward only its gradient is read. Which value it is, is computed again from x, as for the ReLU. Then `dy`
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from labml_bn.norm.kernels import cpu_loops
 from labml_bn.norm.kernels.cpu_loops import launch
+from labml_bn.norm.kernels.layout import is_channels_last, memory_format
 
 #: Fewer values than this are processed by one thread: to start the others would take longer.
 ONE_THREAD = 16_384
@@ -33,7 +35,7 @@ def can_pool(x: Tensor) -> bool:
     Yes for images in channels_last: vector instructions compare values of several channels at once. With a single
     channel, two passes are faster.
     """
-    return is_supported(x) and x.numel() > 0 and x.dim() == 4 and x.shape[1] > 1 and _is_channels_last(x)
+    return is_supported(x) and x.numel() > 0 and x.dim() == 4 and x.shape[1] > 1 and is_channels_last(x)
 
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,7 +171,7 @@ def laid_out(x: Tensor, pool: bool) -> Tensor:
     """
     if pool:
         return x.contiguous(memory_format=torch.channels_last)
-    return x if x.is_contiguous() or _is_channels_last(x) else x.contiguous()
+    return x if x.is_contiguous() or is_channels_last(x) else x.contiguous(memory_format=memory_format(x))
 
 
 def _grid(n: int, channels: int, positions: int, threads: int) -> tuple[int, int]:
@@ -183,12 +185,6 @@ def _grid(n: int, channels: int, positions: int, threads: int) -> tuple[int, int
     if positions == 1 and channels >= 16 * threads and n < 1024:
         return 1, threads
     return min(threads, max(n, 1)), 1
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    if x.dim() == 4:
-        return x.is_contiguous(memory_format=torch.channels_last)
-    return x.dim() == 5 and x.is_contiguous(memory_format=torch.channels_last_3d)
 
 
 def _like(dy: Tensor, x: Tensor) -> Tensor:

@@ -368,8 +368,39 @@ def _merge_moments(data: Any, c0: int, c1: int) -> None:
             merged += delta * (added / (count + added))
             count += added
         mean[c], var[c] = merged, squares / count
+        if not np.isfinite(squares):
+            mean[c], var[c] = _moments_of_extremes(data, c)
         if a[INV_STD] != 0:
             inv_std[c] = 1 / np.sqrt(var[c] + eps)
+
+
+@numba.njit
+def _moments_of_extremes(data: Any, c: int) -> tuple[float, float]:
+    """The mean and the variance of a channel with values that are not finite, or so large that their squares are not.
+
+    Above, infinity is subtracted from itself, or a difference overflows. The mean of infinite values is infinite if all
+    have the same sign, and otherwise NaN. The variance is then NaN.
+    """
+    a = carray(_integers(data), ARGUMENTS)
+    x = carray(_values(a[X], data), a[N] * a[C] * a[S])
+    count = float(a[N] * a[S])
+    mean, infinite, var = 0.0, 0.0, 0.0
+    for n in range(a[N]):
+        start = (n * a[C] + c) * a[S]
+        for i in range(start, start + a[S]):
+            value = np.float64(_wide(x[i]))
+            if np.isfinite(value):
+                mean += value / count
+            else:
+                infinite += value
+    if infinite != 0:
+        return infinite, np.nan
+    for n in range(a[N]):
+        start = (n * a[C] + c) * a[S]
+        for i in range(start, start + a[S]):
+            difference = np.float64(_wide(x[i])) - mean
+            var += difference * (difference / count)
+    return mean, var
 
 
 @_elementwise

@@ -28,6 +28,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from labml_bn.norm.kernels.layout import is_channels_last, memory_format
+
 #: Values per tile: 16 per thread, in float32 four loads of 16 bytes, which are all issued before the first result is
 #: needed. With more, fewer programs would fit into the registers of a multiprocessor. Now 7 or 8 reductions do, and
 #: while some of them compute, the others wait for about 60 KB; that much keeps the memory busy.
@@ -44,7 +46,6 @@ SECTOR, CACHE_LINE = 32, 128
 LARGE = 2**30
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def is_supported(x: Tensor, *others: Tensor | None) -> bool:
@@ -170,6 +171,19 @@ def load_vector(vector, c, channels, default, dtype: tl.constexpr):
 
 
 @triton.jit
+def is_finite(x):
+    """Whether values are neither NaN nor infinite."""
+    return tl.abs(x) < float("inf")
+
+
+@triton.jit
+def load_pivot(x_pointer, c, channels, inner, dtype: tl.constexpr):
+    """The first value of each of the channels c, [1, COLUMNS], or 0 if it is not finite."""
+    pivot = tl.load(x_pointer + c * inner, c < channels, 0).to(dtype)
+    return tl.where(is_finite(pivot), pivot, 0)
+
+
+@triton.jit
 def merge(n, mean, m2):
     """Merge the means and sums of squared differences of disjoint sets of n values, along dimension 0 (Chan et al.)."""
     merged = tl.sum(n * mean, 0) / tl.sum(n, 0)
@@ -202,6 +216,9 @@ def moments_kernel(
     All values are relative to the first value of their channel, the pivot. A running mean near 10⁶ would be rounded to
     a multiple of 1/16 in every step. The differences from the pivot are small, and subtracting it causes almost no
     rounding error. If the pivot is an outlier, nothing is lost: the algorithm does not rely on a mean near 0.
+
+    An infinite value makes the running mean NaN, as it is subtracted from itself. Then the non-finite values alone are
+    added up, which is their mean: infinite if they are equal. The variance stays NaN.
     """
     dtype = mean_pointer.dtype.element_ty
     channels = channel_units * CHANNEL_UNIT
@@ -209,7 +226,7 @@ def moments_kernel(
     c, part = position(channels, COLUMNS, WIDE, False)
     count = tl.cast(images, part.dtype) * inner
     first = part * steps * ROWS + tl.arange(0, ROWS)[:, None]
-    pivot = tl.load(x_pointer + c * inner, c < channels, 0).to(dtype)
+    pivot = load_pivot(x_pointer, c, channels, inner, dtype)
     mean = tl.zeros([ROWS, COLUMNS], dtype)
     m2 = tl.zeros([ROWS, COLUMNS], dtype)
     for step in range(steps):
@@ -223,6 +240,15 @@ def moments_kernel(
     mean, m2 = merge(n, mean, m2)
     mean = mean[None, :]
     m2 = m2[None, :]
+    if tl.max(tl.max((mean != mean).to(tl.int32), 1), 0) > 0:
+        total = tl.zeros([ROWS, COLUMNS], dtype)
+        for step in range(steps):
+            j = first + step * ROWS
+            inside = (j < count) & (c < channels)
+            x = tl.load(x_pointer + address(j, c, channels, inner), inside, 0).to(dtype)
+            total += tl.where(is_finite(x), 0, x)
+        total = tl.sum(total, 0)[None, :]
+        mean = tl.where(total == 0, mean, total)
     if COMPLETE:
         mean += pivot
         m2 /= count
@@ -260,7 +286,7 @@ def merge_kernel(
     means = tl.load(means_pointer + c * parts + part, part < parts, 0)
     m2s = tl.load(m2s_pointer + c * parts + part, part < parts, 0)
     mean, m2 = merge(n, means, m2s)
-    pivot = tl.load(x_pointer + c * inner).to(dtype)
+    pivot = load_pivot(x_pointer, c, channels, inner, dtype)
     tl.store(mean_pointer + c, mean[None, :] + pivot)
     tl.store(var_pointer + c, m2[None, :] / count)
 
@@ -459,21 +485,18 @@ def prepare(x: Tensor) -> tuple[Tensor, Plan]:
     """Return x, copied if it has neither of the two layouts, and its plan."""
     images, channels = x.shape[:2]
     count = x.numel() // channels
-    if is_channels_last(x) and not x.is_contiguous():
-        return x, make_plan(count, channels, 1, x.element_size())
-    return x.contiguous(), make_plan(images, channels, count // images, x.element_size())
+    if not x.is_contiguous() and not is_channels_last(x):
+        x = x.contiguous(memory_format=memory_format(x))
+    if x.is_contiguous():
+        return x, make_plan(images, channels, count // images, x.element_size())
+    return x, make_plan(count, channels, 1, x.element_size())
 
 
 def like(dy: Tensor, x: Tensor) -> Tensor:
     """Return dy, copied if its layout is not that of x."""
     if dy.stride() == x.stride():
         return dy
-    return dy.contiguous() if x.is_contiguous() else dy.contiguous(memory_format=CHANNELS_LAST[x.dim()])
-
-
-def is_channels_last(x: Tensor) -> bool:
-    """Whether x is dense and its channels are innermost."""
-    return x.dim() in CHANNELS_LAST and x.is_contiguous(memory_format=CHANNELS_LAST[x.dim()])
+    return dy.contiguous(memory_format=memory_format(x))
 
 
 def dense(*vectors: Tensor | None) -> list[Tensor | None]:

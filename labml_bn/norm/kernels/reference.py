@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from labml_bn.norm.kernels.layout import in_format_of
+
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     r"""Compute the mean and the biased variance of each channel (Algorithm 1, first two equations).
@@ -22,11 +24,16 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     The textbook formula $E[x^2] - E[x]^2$ suffers from cancellation: with a mean of $10^4$ it subtracts two numbers
     near $10^8$. The seven digits of float32 then leave nothing of a variance of 1, and the result can be negative.
 
+    If a channel contains infinity, Welford's algorithm subtracts it from itself, and the mean is NaN. It should be
+    infinite, if all infinite values have the same sign and there is no NaN. The plain mean, which takes a few percent
+    of the time, gives this. The variance is NaN.
+
     Returns (mean, var), each [channels], in float32 or wider.
     """
     x = widen(x)
-    var, mean = torch.var_mean(x, dim=all_but_channels(x), correction=0)
-    return mean, var
+    dims = all_but_channels(x)
+    var, mean = torch.var_mean(x, dim=dims, correction=0)
+    return torch.where(mean.isnan(), x.detach().mean(dims), mean), var
 
 
 def normalize(
@@ -40,12 +47,12 @@ def normalize(
     of the scaled mean, and their rounding errors would remain after they cancel.
 
     `inv_std` is $1 / \sqrt{\sigma^2 + \epsilon}$. `weight` is $\gamma$ (None: 1) and `bias` is $\beta$ (None: 0). With
-    `relu`, the result is $\max(y_i, 0)$. Returns y in the shape and dtype of x.
+    `relu`, the result is $\max(y_i, 0)$. Returns y in the shape, dtype and memory format of x (`layout.py`).
     """
     centered = widen(x) - per_channel(mean, x)
     scale = per_channel(inv_std if weight is None else weight * inv_std, x)
     y = centered * scale if bias is None else torch.addcmul(per_channel(bias, x), centered, scale)
-    return (y.relu() if relu else y).to(x.dtype)
+    return in_format_of(x, (y.relu() if relu else y).to(x.dtype))
 
 
 def gradient_sums(
@@ -99,17 +106,17 @@ def input_gradient(
 
     `mean_dy` and `mean_dy_xhat` are the gradient sums divided by $m$, or None if the statistics are constants. With
     `relu`, `dy` is the gradient after the ReLU; after max pooling, it has the shape of the pooled output. Returns dx in
-    the shape and dtype of x.
+    the shape, dtype and memory format of x.
     """
     dy = dy if dy.shape == x.shape else before_pooling(dy, x, mean, inv_std, weight, bias)
     dy = before_relu(dy, x, mean, inv_std, weight, bias) if relu else widen(dy)
     scale = inv_std if weight is None else weight * inv_std
     if mean_dy is None or mean_dy_xhat is None:
-        return (dy * per_channel(scale, x)).to(x.dtype)
+        return in_format_of(x, (dy * per_channel(scale, x)).to(x.dtype))
     centered = widen(x) - per_channel(mean, x)
     dx = torch.addcmul(per_channel(-scale * mean_dy, x), dy, per_channel(scale, x))
     dx = torch.addcmul(dx, centered, per_channel(-scale * inv_std * mean_dy_xhat, x))
-    return dx.to(x.dtype)
+    return in_format_of(x, dx.to(x.dtype))
 
 
 def before_relu(

@@ -48,6 +48,24 @@ def test_the_reference_for_everything_else() -> None:
         assert chosen == [reference]
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_stacked_layers_with_the_same_input(training: bool) -> None:
+    """The input is an ordinary tensor, but the weights and the running statistics are vectorized."""
+    layers = [BatchNorm(3).train(training) for _ in range(4)]
+    for layer in layers:
+        nn.init.normal_(layer.weight)
+    parameters, buffers = torch.func.stack_module_state(layers)
+    x = torch.randn(5, 3)
+
+    def outputs(parameters: Any, buffers: Any) -> Any:
+        return torch.func.functional_call(layers[0], (parameters, buffers), (x,))
+
+    found = torch.func.vmap(outputs)(parameters, buffers)
+    for number, layer in enumerate(layers):
+        torch.testing.assert_close(found[number], layer(x))
+        torch.testing.assert_close(buffers["running_var"][number], layer.running_var)
+
+
 def test_a_subclass_passes_through_the_layer() -> None:
     layer = BatchNorm(3)
     x = torch.randn(4, 3).as_subclass(Subclass)

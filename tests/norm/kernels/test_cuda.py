@@ -22,6 +22,7 @@ from torch import Tensor
 triton: Any = pytest.importorskip("triton")
 
 from labml_bn.norm.kernels import cuda  # noqa: E402
+from labml_bn.norm.kernels.layout import memory_format  # noqa: E402
 
 DEVICE = "cpu" if cuda.INTERPRETED or not torch.cuda.is_available() else "cuda"
 RUNS_HERE = cuda.INTERPRETED or DEVICE == "cuda"
@@ -217,6 +218,44 @@ class TestOperations:
         assert mean.tolist() == x[0, :, 0].tolist()
         assert var.tolist() == [0, 0, 0]
 
+    @pytest.mark.parametrize("tiles", ["default", "small"])
+    @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+    @pytest.mark.parametrize(
+        ("places", "values", "mean_of_them"),
+        [
+            ([0], [math.inf], math.inf),
+            ([279], [-math.inf], -math.inf),
+            ([0, 150], [math.inf, math.inf], math.inf),
+            (slice(None), [math.inf], math.inf),
+            ([100, 200], [math.inf, -math.inf], math.nan),
+            ([0, 200], [math.nan, math.inf], math.nan),
+        ],
+        ids=str,
+    )
+    @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")  # in NumPy, as which the interpreter computes
+    def test_the_mean_of_infinite_values(
+        self,
+        places: Any,
+        values: list[float],
+        mean_of_them: float,
+        layout: str,
+        tiles: str,
+        request: pytest.FixtureRequest,
+    ) -> None:
+        """It is infinite if all of them are equal, in every part. Other channels are not affected."""
+        if tiles == "small":
+            request.getfixturevalue("small_tiles")
+        x = random((5, 3, 7, 8), torch.float32)
+        before = cuda.moments(laid_out(x, layout))
+        channel = x[:, 1].clone().flatten()
+        channel[places] = torch.tensor(values, device=DEVICE)
+        x[:, 1] = channel.view_as(x[:, 1])
+        mean, var = cuda.moments(laid_out(x, layout))
+        torch.testing.assert_close(mean[1].item(), mean_of_them, equal_nan=True)
+        assert var[1].isnan()
+        assert mean[[0, 2]].equal(before[0][[0, 2]])
+        assert var[[0, 2]].equal(before[1][[0, 2]])
+
     @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
     @pytest.mark.usefixtures("small_tiles")
     def test_repeatable(self, layout: str) -> None:
@@ -247,6 +286,10 @@ class TestOperations:
         for tensors in ({"x": x}, {"dy": x}, {"x": x, "dy": x}):
             check_others(**{**values, **tensors}, relu=True)
         check_moments(x)
+        ones = torch.ones(3, device=DEVICE)
+        dx = cuda.input_gradient(values["dy"], x, ones, ones, ones, ones, ones, ones)
+        for output in (cuda.normalize(x, ones, ones, ones, ones), dx):
+            assert output.is_contiguous(memory_format=memory_format(x))
 
     def test_strided_vectors(self) -> None:
         values = operands((2, 3, 5, 4), "contiguous", torch.float32)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from labml_bn import BatchNorm
 from labml_bn.norm.kernels import cpu, operators, reference
 
 KERNELS = [reference, cpu, operators]
@@ -71,6 +72,8 @@ def in_layout(x: Tensor, layout: str) -> Tensor:
         return x.transpose(0, -1).contiguous().transpose(0, -1)
     if layout == "strided":
         return torch.stack((x, x), dim=-1)[..., 0]
+    if layout == "sliced":
+        return torch.cat((x, x), dim=-1).contiguous(memory_format=torch.channels_last)[..., : x.shape[-1]]
     return x
 
 
@@ -201,17 +204,6 @@ def test_dy_in_another_layout_and_dtype(kernel: ModuleType) -> None:
             torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_channels_last_stays(kernel: ModuleType) -> None:
-    """The outputs of the input's size have its memory format."""
-    x = random((2, 3, 4, 5), torch.float32).to(memory_format=torch.channels_last)
-    vector = torch.ones(3)
-    for output in (
-        kernel.normalize(x, vector, vector, vector, vector),
-        kernel.input_gradient(x, x, vector, vector, vector, vector, vector, vector),
-    ):
-        assert output.is_contiguous(memory_format=torch.channels_last)
-
-
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_non_finite_values_are_not_hidden(kernel: ModuleType, value: float) -> None:
     """Also by the ReLU: max(NaN, 0) is NaN."""
@@ -223,6 +215,80 @@ def test_non_finite_values_are_not_hidden(kernel: ModuleType, value: float) -> N
     ones = torch.ones(3)
     y = kernel.normalize(x, 0 * ones, ones, ones, 0 * ones, True)
     torch.testing.assert_close(y, x.relu(), equal_nan=True)
+
+
+#: Where values of a channel are replaced, as fractions of their number, and by what; and the mean.
+INFINITE: dict[str, tuple[dict[float, float], float]] = {
+    "first": ({0: torch.inf}, torch.inf),
+    "middle": ({0.5: -torch.inf}, -torch.inf),
+    "last": ({1: torch.inf}, torch.inf),
+    "two": ({0.3: -torch.inf, 0.9: -torch.inf}, -torch.inf),
+    "first and last": ({0: torch.inf, 1: torch.inf}, torch.inf),
+    "all": ({fraction / 9000: torch.inf for fraction in range(9001)}, torch.inf),
+    "both signs": ({0.2: torch.inf, 0.7: -torch.inf}, torch.nan),
+    "NaN": ({0: torch.nan}, torch.nan),
+    "infinity and NaN": ({0.1: torch.inf, 0.6: torch.nan}, torch.nan),
+}
+
+
+@pytest.mark.parametrize("case", INFINITE)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [*[((4, 3, 5, 2), dtype) for dtype in DTYPES], *[(shape, torch.float32) for shape in ((70, 17), *LARGE)]],
+    ids=str,
+)
+def test_the_mean_of_infinite_values(
+    kernel: ModuleType, shape: tuple[int, ...], layout: str, dtype: torch.dtype, case: str
+) -> None:
+    """It is infinite if all of them are equal: in every block and tile. Other channels are not affected."""
+    replaced, expected = INFINITE[case]
+    x = random(shape, dtype)
+    channel = x[:, 1].clone().flatten()
+    for fraction, value in replaced.items():
+        channel[round(fraction * (len(channel) - 1))] = value
+    x[:, 1] = channel.view_as(x[:, 1])
+    finite = [c for c in range(shape[1]) if c != 1]
+    mean, var = kernel.moments(in_layout(x, layout))
+    torch.testing.assert_close(mean[1].item(), expected, equal_nan=True)
+    assert var[1].isnan()
+    near = 64 * torch.finfo(wide(dtype)).eps
+    torch.testing.assert_close(mean.double()[finite], channels(x)[finite].mean(1), rtol=near, atol=near)
+    torch.testing.assert_close(var.double()[finite], channels(x)[finite].var(1, correction=0), rtol=near, atol=near)
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("shape", [(64, 3), (40, 2, 7, 5), *LARGE], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [
+        (torch.float32, 3e38),
+        (torch.bfloat16, 3e38),
+        (torch.float64, 1e160),
+    ],
+    ids=str,
+)
+def test_values_whose_differences_or_squares_overflow(
+    kernel: ModuleType, dtype: torch.dtype, size: float, shape: tuple[int, ...], layout: str
+) -> None:
+    """The mean is finite, and the variance infinite."""
+    x = random(shape, torch.float32).sign().to(dtype) * size
+    mean, var = kernel.moments(in_layout(x, layout))
+    near = 64 * torch.finfo(wide(dtype)).eps
+    torch.testing.assert_close(mean.double() / size, channels(x.double() / size).mean(1), rtol=near, atol=near)
+    assert var.isposinf().all()
+
+
+def test_running_mean_with_infinite_values() -> None:
+    layer = BatchNorm(2)
+    x = random((8, 2, 3), torch.float32)
+    x[0, 0, 0] = torch.inf
+    layer(x)
+    assert layer.running_mean is not None
+    assert layer.running_var is not None
+    assert layer.running_mean[0] == torch.inf
+    assert layer.running_var[0].isnan()
+    assert layer.running_mean[1].isfinite()
 
 
 @pytest.mark.parametrize("shape", [(64, 20, 24, 24), (64, 500), (300, 50, 8, 8)], ids=str)
@@ -330,7 +396,7 @@ def test_gradient_before_max_pooling(kernel: ModuleType, relu: bool) -> None:
 
 
 OPERATOR_CASES = [((6, 3), "contiguous"), ((70, 17), "transposed"), ((0, 3), "contiguous")] + [
-    ((4, 3, 5, 2), layout) for layout in ("contiguous", "channels_last", "transposed", "strided")
+    ((4, 3, 5, 2), layout) for layout in ("contiguous", "channels_last", "transposed", "strided", "sliced")
 ]
 
 
