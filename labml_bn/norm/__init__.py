@@ -47,6 +47,7 @@ so larger steps can be taken.
 4. `population.py`: the statistics for inference, computed after training
 5. `folding.py`: the normalization merged into the preceding layer
 6. `converting.py`: PyTorch's layers replaced by this one, and back
+7. `recomputation.py`: under activation checkpointing, each batch counts once
 
 `hooks.py` has the context managers that 4 and 6 use.
 """

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from labml_bn.norm.functional import batch_norm, normalize_with
+from labml_bn.norm.recomputation import once_per_batch
 
 #: The names of the state in labml's annotated implementation (nn.labml.ai/normalization/batch_norm).
 ANNOTATED_NAMES = {"scale": "weight", "shift": "bias", "exp_mean": "running_mean", "exp_var": "running_var"}
@@ -107,6 +108,7 @@ class BatchNorm(_BatchNorm):
             self._update_running_statistics(count, mean, var)
         return y
 
+    @once_per_batch
     @torch.no_grad()
     def _update_running_statistics(self, count: int, mean: Tensor, var: Tensor) -> None:
         r"""Update the exponential moving averages of mean and variance (§3.1), or plain ones without a momentum.

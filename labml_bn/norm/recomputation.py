@@ -1,0 +1,67 @@
+"""Running statistics under activation checkpointing: a batch counts once, although its forward pass runs twice.
+
+Activation checkpointing (`torch.utils.checkpoint`) saves memory: the activations of a part of the network are discarded
+after the forward pass, and computed again during the backward pass. The second forward pass processes the same batch.
+If it updated the running statistics, a momentum of 0.1 would act as one of 0.19.
+
+A forward pass that runs within a backward pass is taken for such a recomputation, in whichever way it was started:
+`torch.utils.checkpoint` with or without reentrant autograd, `checkpoint_sequential`, checkpoints within checkpoints, or
+an autograd function whose backward pass computes the activations again. The only cost is that a batch which is really
+new is not counted either, if a hook of a backward pass is what sends it through the network.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def is_recomputation() -> bool:
+    """Whether this thread runs a backward pass, so that a forward pass is the second one for its batch."""
+    return torch._C._current_graph_task_id() != -1  # private; PyTorch's checkpointing relies on it too
+
+
+@torch.library.custom_op("labml_bn::is_recomputation", mutates_args=(), tags=(torch.Tag.cudagraph_unsafe,))
+def recomputation_flag(device: torch.device) -> Tensor:
+    """`is_recomputation()` as a scalar of dtype bool, computed each time when a compiled graph runs.
+
+    In a compiled graph, `is_recomputation()` would be a constant. The compiler cannot look into an operator, so this
+    one is called each time: once for all layers, as its only argument is the device, which takes 6 µs. A CUDA graph
+    would make a constant of it again, hence the tag.
+    """
+    return torch.full((), is_recomputation(), device=device)
+
+
+@recomputation_flag.register_fake
+def _(device: torch.device) -> Tensor:
+    return torch.empty((), dtype=torch.bool, device=device)
+
+
+def once_per_batch(update: Callable[..., None]) -> Callable[..., None]:
+    """Decorate a method of a layer that updates its buffers in place, so that a recomputation leaves them as they are.
+
+    An exported program has no such check, since it would need this package to run: it updates them each time.
+    """
+
+    @functools.wraps(update)
+    def update_once(layer: nn.Module, *args: Any) -> None:
+        if torch.compiler.is_exporting():
+            update(layer, *args)
+        elif torch.compiler.is_compiling():
+            _update_in_graph(layer, update, *args)
+        elif not is_recomputation():
+            update(layer, *args)
+
+    return update_once
+
+
+@torch.no_grad()
+def _update_in_graph(layer: nn.Module, update: Callable[..., None], *args: Any) -> None:
+    """Update the buffers, then choose between old and new values: a graph has no branches. No copy is made for it."""
+    buffers = list(layer.buffers(recurse=False))
+    before = [buffer.clone() for buffer in buffers]
+    update(layer, *args)
+    for buffer, old in zip(buffers, before, strict=True):
+        buffer.copy_(torch.where(recomputation_flag(buffer.device), old, buffer))
