@@ -9,11 +9,30 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from labml_bn.norm import BatchNorm, convert_batch_norm, estimate_population, fold, restore_batch_norm
+    from labml_bn.norm import (
+        BatchNorm,
+        convert_batch_norm,
+        estimate_population,
+        fold,
+        freeze,
+        frozen_statistics,
+        restore_batch_norm,
+        unfreeze,
+    )
     from labml_bn.records.table import load_runs
 
 __version__ = "0.1.0"
-__all__ = ["BatchNorm", "convert_batch_norm", "estimate_population", "fold", "load_runs", "restore_batch_norm"]
+__all__ = [
+    "BatchNorm",
+    "convert_batch_norm",
+    "estimate_population",
+    "fold",
+    "freeze",
+    "frozen_statistics",
+    "load_runs",
+    "restore_batch_norm",
+    "unfreeze",
+]
 
 
 def __dir__() -> list[str]:

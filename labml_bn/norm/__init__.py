@@ -47,7 +47,8 @@ so larger steps can be taken.
 4. `population.py`: the statistics for inference, computed after training
 5. `folding.py`: the normalization merged into the preceding layer
 6. `converting.py`: PyTorch's layers replaced by this one, and back
-7. `recomputation.py`: under activation checkpointing, each batch counts once
+7. `freezing.py`: running statistics that stay as they are
+8. `recomputation.py`: under activation checkpointing, each batch counts once
 
 `hooks.py` has the context managers that 4 and 6 use.
 """
@@ -55,6 +56,16 @@ so larger steps can be taken.
 from labml_bn.norm.batch_norm import BatchNorm
 from labml_bn.norm.converting import convert_batch_norm, restore_batch_norm
 from labml_bn.norm.folding import fold
+from labml_bn.norm.freezing import freeze, frozen_statistics, unfreeze
 from labml_bn.norm.population import estimate_population
 
-__all__ = ["BatchNorm", "convert_batch_norm", "estimate_population", "fold", "restore_batch_norm"]
+__all__ = [
+    "BatchNorm",
+    "convert_batch_norm",
+    "estimate_population",
+    "fold",
+    "freeze",
+    "frozen_statistics",
+    "restore_batch_norm",
+    "unfreeze",
+]

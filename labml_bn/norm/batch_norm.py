@@ -9,7 +9,7 @@ nonlinearity.
 normalizes with constants: running statistics, which it averages over the mini-batches during training.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -25,6 +25,8 @@ ANNOTATED_NAMES = {"scale": "weight", "shift": "bias", "exp_mean": "running_mean
 #: What can follow the normalization, in the same pass over the data.
 ACTIVATIONS = (None, "relu")
 MAX_POOLS = (None, 2)
+
+_Layer = TypeVar("_Layer", bound="BatchNorm")
 
 
 class BatchNorm(_BatchNorm):
@@ -66,6 +68,8 @@ class BatchNorm(_BatchNorm):
     unbiased: bool = True
     activation: str | None = None
     max_pool: int | None = None
+    frozen: bool = False  # whether `freeze` keeps the layer in evaluation
+    unfrozen_mode: bool  # only of a frozen layer
 
     def __init__(
         self,
@@ -107,6 +111,12 @@ class BatchNorm(_BatchNorm):
         if self.training and self.track_running_stats:
             self._update_running_statistics(count, mean, var)
         return y
+
+    def train(self: _Layer, mode: bool = True) -> _Layer:
+        """Set the mode; if the layer is frozen, the mode that `unfreeze` will give it."""
+        if self.frozen:
+            self.unfrozen_mode = mode
+        return super().train(mode and not self.frozen)
 
     @once_per_batch
     @torch.no_grad()

@@ -56,7 +56,7 @@ def restore_batch_norm(model: _Network, *example: Tensor) -> _Network:
     'BatchNorm1d'
 
     Returns `model`. Raises ValueError, and changes nothing, if the number of input dimensions of a layer is unknown, or
-    if a layer has `unbiased=False`, an activation or max pooling, which PyTorch's layers do not support.
+    if a layer has `unbiased=False`, an activation or max pooling or is frozen, which PyTorch's layers do not support.
     """
     layers = {name: layer for name, layer in model.named_modules() if type(layer) is BatchNorm}
     dimensions = _input_dimensions(model, *example) if example else {}
@@ -68,6 +68,8 @@ def restore_batch_norm(model: _Network, *example: Tensor) -> _Network:
             raise ValueError(f"cannot restore layer {name!r}: PyTorch's layers do not support an activation")
         if layer.max_pool is not None:
             raise ValueError(f"cannot restore layer {name!r}: PyTorch's layers do not support max pooling")
+        if layer.frozen:
+            raise ValueError(f"cannot restore layer {name!r}: it is frozen; call unfreeze(model) first")
         torch_class = getattr(layer, "_torch_class", None) or _BY_DIMENSIONS.get(dimensions.get(layer, 0))
         if torch_class is None:
             raise ValueError(
