@@ -305,6 +305,14 @@ def shard_batches(mesh: Any) -> None:
                     [expected, dx, dweight, dbias, reference.mean, reference.var],
                 )
                 assert layer.num_batches_tracked.full_tensor() == reference.batches
+
+    model = net()
+    reference, full = Reference(model), random(8, CHANNELS)
+    layer = torch.compile(distribute_module(model[1], mesh), fullgraph=True, backend="aot_eager")
+    y = layer(distribute_tensor(full, mesh, [Shard(0)]))
+    torch.testing.assert_close(y.full_tensor(), reference.normalize(full, reference.parameters))
+    torch.testing.assert_close(layer.running_var.full_tensor(), reference.var)
+
     x = distribute_tensor(random(4, CHANNELS), mesh, [Shard(0)])
     with pytest.raises(RuntimeError, match=r"mixed torch\.Tensor and DTensor"):
         net()[1](x)  # this layer has not been distributed
