@@ -134,6 +134,14 @@ def test_new_forward_pass_in_a_hook_is_not_counted() -> None:
     torch.testing.assert_close(dict(model.named_buffers()), statistics(0.1, model, FIRST_BATCH))
 
 
+@pytest.mark.parametrize(("use_reentrant", "message"), [(True, "setup_context"), (False, "saved tensor hooks")])
+def test_within_transforms(use_reentrant: bool, message: str) -> None:
+    """PyTorch refuses checkpoints there."""
+    model = net()
+    with pytest.raises(RuntimeError, match=message):
+        torch.func.grad(lambda x: checkpoint(model, x, use_reentrant=use_reentrant).sum())(FIRST_BATCH)
+
+
 @pytest.fixture
 def compiled() -> Iterator[Callable[..., Any]]:
     """`torch.compile` without graph breaks and cached graphs, and with its internal deprecation warnings ignored."""
