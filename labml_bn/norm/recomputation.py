@@ -6,8 +6,8 @@ If it updated the running statistics, a momentum of 0.1 would act as one of 0.19
 
 A forward pass that runs within a backward pass is taken for such a recomputation, in whichever way it was started:
 `torch.utils.checkpoint` with or without reentrant autograd, `checkpoint_sequential`, checkpoints within checkpoints, or
-an autograd function whose backward pass computes the activations again. The only cost is that a batch which is really
-new is not counted either, if a hook of a backward pass is what sends it through the network.
+an autograd function whose backward pass computes the activations again. The limit: a new batch that a hook of a
+backward pass sends through the network is not counted either.
 """
 
 import functools
