@@ -17,7 +17,10 @@ if TYPE_CHECKING:
         convert_batch_norm,
         estimate_population,
         fold,
+        freeze,
+        frozen_statistics,
         restore_batch_norm,
+        unfreeze,
     )
     from labml_bn.records.table import load_runs
 
@@ -30,8 +33,11 @@ __all__ = [
     "convert_batch_norm",
     "estimate_population",
     "fold",
+    "freeze",
+    "frozen_statistics",
     "load_runs",
     "restore_batch_norm",
+    "unfreeze",
 ]
 
 

@@ -43,19 +43,27 @@ so larger steps can be taken.
 
 1. `kernels/__init__.py`: the four operations, and their cost; `kernels/reference.py`: each with its equation
 2. `functional.py`: the differentiable function and the derivation of its gradient
-3. `batch_norm.py`: the layer, with its running statistics
+3. `batch_norm.py`: the layer; `running_statistics.py`: what it averages for inference
 4. `population.py`: the statistics for inference, computed after training
 5. `folding.py`: the normalization merged into the preceding layer
 6. `converting.py`: PyTorch's layers replaced by this one, and back
 
+**Beyond the paper's Algorithms:**
+
+7. `masking.py`: batches of which not all positions count
+8. `ghost_batches.py`, `renormalization.py`: batches that are larger or smaller than the statistics need
+9. `freezing.py`: running statistics that stay as they are
+10. `recomputation.py`: under activation checkpointing, each batch counts once
+
 `dimensions.py` has the layer as an instance of PyTorch's `BatchNorm1d`, `2d` and `3d`, which 5 and 6 use. `hooks.py`
-has the context managers that 4 and 6 use.
+has the context managers that 4 and 6 use, and `transforms.py` what must be known of PyTorch's transforms.
 """
 
 from labml_bn.norm.batch_norm import BatchNorm
 from labml_bn.norm.converting import convert_batch_norm, restore_batch_norm
 from labml_bn.norm.dimensions import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from labml_bn.norm.folding import fold
+from labml_bn.norm.freezing import freeze, frozen_statistics, unfreeze
 from labml_bn.norm.population import estimate_population
 from labml_bn.norm.renormalization import Renormalization
 
@@ -68,5 +76,8 @@ __all__ = [
     "convert_batch_norm",
     "estimate_population",
     "fold",
+    "freeze",
+    "frozen_statistics",
     "restore_batch_norm",
+    "unfreeze",
 ]

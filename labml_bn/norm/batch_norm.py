@@ -9,7 +9,7 @@ nonlinearity.
 normalizes with constants: running statistics, which it averages over the mini-batches during training.
 """
 
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -29,6 +29,8 @@ ANNOTATED_NAMES = {"scale": "weight", "shift": "bias", "exp_mean": "running_mean
 #: What can follow the normalization, in the same pass over the data.
 ACTIVATIONS = (None, "relu")
 MAX_POOLS = (None, 2)
+
+_Layer = TypeVar("_Layer", bound="BatchNorm")
 
 
 class BatchNorm(_BatchNorm):
@@ -79,6 +81,8 @@ class BatchNorm(_BatchNorm):
     max_pool: int | None = None
     ghost_batch_size: int | None = None
     renorm: Renormalization | None = None
+    frozen: bool = False  # whether `freeze` keeps the layer in evaluation
+    unfrozen_mode: bool  # only of a frozen layer
 
     def __init__(
         self,
@@ -136,6 +140,12 @@ class BatchNorm(_BatchNorm):
                 update_running_statistics(self, count, mean, var)
             outputs.append(y)
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def train(self: _Layer, mode: bool = True) -> _Layer:
+        """Set the mode; if the layer is frozen, the mode that `unfreeze` will give it."""
+        if self.frozen:
+            self.unfrozen_mode = mode
+        return super().train(mode and not self.frozen)
 
     def _weights(self, mask: Tensor, input: Tensor) -> Tensor:
         if self.max_pool is not None:

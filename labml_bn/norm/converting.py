@@ -70,8 +70,8 @@ def restore_batch_norm(model: _Network, *example: Tensor) -> _Network:
     'BatchNorm1d'
 
     Returns `model`. Raises ValueError, and changes nothing, if the number of input dimensions of a layer is unknown, or
-    if a layer has `unbiased=False`, an activation, max pooling, ghost batches or batch renormalization, which PyTorch's
-    layers do not support.
+    if a layer has `unbiased=False`, an activation, max pooling, ghost batches or batch renormalization or is frozen,
+    which PyTorch's layers do not support.
     """
     layers = {name: layer for name, layer in model.named_modules() if type(layer) in (BatchNorm, *TORCH_CLASSES)}
     dimensions = _input_dimensions(model, *example) if example else {}
@@ -80,6 +80,8 @@ def restore_batch_norm(model: _Network, *example: Tensor) -> _Network:
         for attribute, meaning in _EXTRAS.items():
             if getattr(layer, attribute) != getattr(BatchNorm, attribute):
                 raise ValueError(f"cannot restore layer {name!r}: PyTorch's layers do not support {meaning}")
+        if layer.frozen:
+            raise ValueError(f"cannot restore layer {name!r}: it is frozen; call unfreeze(model) first")
         torch_class = TORCH_CLASSES.get(type(layer)) or _BY_DIMENSIONS.get(dimensions.get(layer, 0))
         if torch_class is None:
             raise ValueError(

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from labml_bn.norm.freezing import frozen_statistics
 from labml_bn.norm.hooks import evaluating, forward_pre_hook
 from labml_bn.norm.kernels.reference import moments
 
@@ -52,11 +53,11 @@ def estimate_population(
     >>> layer.running_mean.item(), layer.running_var.item()
     (1.5, 3.0)
 
-    It supports this project's layers and PyTorch's. Weights, modes, momentum, batch counts and hooks do not change. If
-    it is interrupted or fails, the running statistics do not change either. `running_var` becomes the unbiased
-    variance, or the biased one if a layer has `unbiased=False`. Moments are accumulated in float64: for a network in
-    float64, the results of `"whole"` for different splits agree up to rounding. A layer that is never called keeps its
-    statistics; with `"whole"`, so does one that the first batch does not reach.
+    It supports this project's layers, frozen ones too, and PyTorch's. Weights, modes, momentum, batch counts and hooks
+    do not change. If it is interrupted or fails, the running statistics do not change either. `running_var` becomes the
+    unbiased variance, or the biased one if a layer has `unbiased=False`. Moments are accumulated in float64: for a
+    network in float64, the results of `"whole"` for different splits agree up to rounding. A layer that is never called
+    keeps its statistics; with `"whole"`, so does one that the first batch does not reach.
 
     Arguments:
         model: the network
@@ -83,11 +84,10 @@ def estimate_population(
         batches = list(_inputs(batches, samples))
 
     norms = list(layers.values())
-    with torch.no_grad(), evaluating(model), _restoring_tracking(norms), _restoring_statistics_on_error(norms):
+    with torch.no_grad(), evaluating(model), frozen_statistics(model), _restoring_statistics_on_error(norms):
         if estimator == "batches":
             for layer in norms:
-                layer.training = True
-                layer.track_running_stats = False  # normalize with the batch, without updating the running statistics
+                layer.training = True  # normalize with the batch
             measured = _measure(model, norms, _inputs(progress(batches)), _AveragedMoments)
             for layer, statistics in measured.items():
                 _set(layer, statistics)
@@ -210,17 +210,6 @@ def _inputs(batches: Batches, samples: int | None = None) -> Iterator[Tensor]:
         yield x
         if samples == 0:
             return
-
-
-@contextlib.contextmanager
-def _restoring_tracking(layers: list[_BatchNorm]) -> Iterator[None]:
-    """Restore at the end of the block whether each layer tracks running statistics."""
-    tracking = [layer.track_running_stats for layer in layers]
-    try:
-        yield
-    finally:
-        for layer, tracks in zip(layers, tracking, strict=True):
-            layer.track_running_stats = tracks
 
 
 @contextlib.contextmanager

@@ -30,6 +30,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from labml_bn.norm.functional import LOCAL
 from labml_bn.norm.kernels.reference import widen
 from labml_bn.norm.masking import kept
+from labml_bn.norm.recomputation import before_update
 
 
 @dataclass(frozen=True)
@@ -83,10 +84,12 @@ class Renormalization:
         assert layer.running_mean is not None
         assert layer.running_var is not None
         assert layer.num_batches_tracked is not None
-        r_max, d_max = self.limits(layer.num_batches_tracked)
+        state = before_update(layer, layer.running_mean, layer.running_var, layer.num_batches_tracked)
+        running_mean, running_var, batches = state
+        r_max, d_max = self.limits(batches)
         _, mean, var = LOCAL.moments(kept(x.detach(), weights), weights)
-        deviation = torch.sqrt(widen(layer.running_var) + layer.eps)
+        deviation = torch.sqrt(widen(running_var) + layer.eps)
         r = (torch.sqrt(var + layer.eps) / deviation).clamp(1 / r_max, r_max)
-        d = ((mean - widen(layer.running_mean)) / deviation).clamp(-d_max, d_max)
+        d = ((mean - widen(running_mean)) / deviation).clamp(-d_max, d_max)
         scale, shift = (r, d) if layer.weight is None else (layer.weight * r, layer.weight * d)
         return scale, shift if layer.bias is None else layer.bias + shift

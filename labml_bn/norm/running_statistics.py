@@ -19,9 +19,11 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from labml_bn.norm.recomputation import once_per_batch
 from labml_bn.norm.transforms import is_vmapped_alone, outside_transforms
 
 
+@once_per_batch
 def update_running_statistics(layer: _BatchNorm, count: int | Tensor, mean: Tensor, var: Tensor) -> None:
     """Update the running statistics of `layer`, in place, by those of a batch, as `functional.batch_norm` returns them.
 

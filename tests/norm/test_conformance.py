@@ -1,4 +1,4 @@
-"""PyTorch's own test cases for its layers, and PyTorch's transformations: compile, export, vmap, checkpointing."""
+"""PyTorch's own test cases for its layers, and PyTorch's transformations: compile, export and vmap."""
 
 import copy
 import warnings
@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.testing._internal import common_modules
-from torch.utils.checkpoint import checkpoint
 
 from labml_bn import BatchNorm
 
@@ -175,27 +174,6 @@ def test_vmap_over_an_ensemble() -> None:
                 torch.testing.assert_close(gradients[name][number], parameter.grad)
             for name, buffer in model.named_buffers():
                 torch.testing.assert_close(buffers[name][number], buffer)
-
-
-def test_checkpointing() -> None:
-    """Recomputing the forward pass during the backward pass gives the same gradients. It also updates the running
-    statistics a second time, as with PyTorch's layer."""
-    torch.manual_seed(0)
-    ours = nn.Sequential(nn.Linear(4, 3), BatchNorm(3), nn.ReLU()).double()
-    theirs = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.ReLU()).double()
-    theirs.load_state_dict(ours.state_dict())
-    x = torch.randn(5, 4, dtype=torch.float64)
-    plain = forward_backward(copy.deepcopy(ours), x)
-
-    class Recomputing(nn.Sequential):
-        def forward(self, x: Tensor) -> Any:
-            return checkpoint(self[0], x, use_reentrant=False)
-
-    found = forward_backward(Recomputing(ours), x)
-    torch.testing.assert_close(found, forward_backward(Recomputing(theirs), x))
-    for name, value in plain.items():
-        if "gradient" in name or name == "output":
-            torch.testing.assert_close(found[name.replace("of ", "of 0.")], value)
 
 
 def test_meta_device() -> None:

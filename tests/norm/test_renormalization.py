@@ -150,8 +150,13 @@ def test_compiled() -> None:
     expected = copy.deepcopy(layer)
     compiled = torch.compile(layer, fullgraph=True)
     for batch in range(4):
-        x = random(5, 3, 4, seed=batch)
-        torch.testing.assert_close(compiled(x), expected(x))
+        x, dy = random(5, 3, 4, seed=batch), random(5, 3, 4, seed=-batch)
+        steps = []
+        for function, parameters in ((compiled, layer.parameters()), (expected, expected.parameters())):
+            leaf = x.clone().requires_grad_()
+            y = function(leaf)
+            steps.append((y, torch.autograd.grad(y, [leaf, *parameters], dy)))
+        torch.testing.assert_close(*steps)
     torch.testing.assert_close(layer.state_dict(), expected.state_dict())
 
 

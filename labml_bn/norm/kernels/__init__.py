@@ -52,6 +52,8 @@ def _choose(tensors: tuple[Tensor, ...]) -> ModuleType:
 def _choose_for_compiler(x: Tensor) -> ModuleType:
     if is_observed() or not x.is_cpu:
         return reference
+    if type(x) not in _PLAIN:
+        return reference  # a DTensor, whose parts in other processes the operators do not see
     # A function that `torch.compile` traces cannot call `load`, but it can import.
     from labml_bn.norm.kernels import operators
 
