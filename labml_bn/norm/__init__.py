@@ -47,13 +47,15 @@ so larger steps can be taken.
 4. `population.py`: the statistics for inference, computed after training
 5. `folding.py`: the normalization merged into the preceding layer
 6. `converting.py`: PyTorch's layers replaced by this one, and back
+7. `diagnosis/__init__.py`: why a network does worse in evaluation than in training
 
-`hooks.py` has the context managers that 4 and 6 use.
+`hooks.py` has the context managers that 4, 6 and 7 use.
 """
 
 from labml_bn.norm.batch_norm import BatchNorm
 from labml_bn.norm.converting import convert_batch_norm, restore_batch_norm
+from labml_bn.norm.diagnosis import diagnose
 from labml_bn.norm.folding import fold
 from labml_bn.norm.population import estimate_population
 
-__all__ = ["BatchNorm", "convert_batch_norm", "estimate_population", "fold", "restore_batch_norm"]
+__all__ = ["BatchNorm", "convert_batch_norm", "diagnose", "estimate_population", "fold", "restore_batch_norm"]
