@@ -37,8 +37,8 @@ def main() -> None:
 
     source, trained = load_run(arguments.run, arguments.logs, arguments.data, arguments.checkpoint)
     diagnosis, images = diagnose_run(trained, arguments.batches)
-    print(printable(f"{source}: {trained.dataset}, norm={trained.settings['norm']}, {images}"))
-    print(diagnosis)
+    print(printable(f"{source}: {trained.dataset}, norm={trained.settings['norm']}"))
+    print(f"{images}\n\n{diagnosis}")
     if arguments.json:
         save_json(diagnosis, arguments.json)
         print(printable(f"all numbers: {arguments.json}"))

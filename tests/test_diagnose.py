@@ -15,13 +15,13 @@ def test_healthy(command: Run, trained: Path, work: Path) -> None:
     done = command("diagnose", trained, "--json", "diagnosis.json")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(
-        f"{trained}: MNIST, norm=batch_norm, 25 batches of 64 training images, 2000 test images\n"
+        f"{trained}: MNIST, norm=batch_norm\n25 batches of 64 training images, 2000 test images\n\n"
     )
     assert "Healthy:" in done.stdout
     assert "Remedy" not in done.stdout
     table = done.stdout.splitlines()[1:]
     assert max(map(len, table)) <= 80
-    assert [line.split()[0] for line in table[2:5]] == ["norm1", "norm2", "norm3"]
+    assert [line.split()[0] for line in table[4:7]] == ["norm1", "norm2", "norm3"]
     assert done.stdout.endswith("\nall numbers: diagnosis.json\n")
     assert json.loads((work / "diagnosis.json").read_text())["healthy"] is True
     assert [path.name for path in work.iterdir()] == ["diagnosis.json"]

@@ -94,7 +94,7 @@ def diagnose_layer(name: str, inputs: LayerInputs, outcomes: Outcomes) -> LayerD
         name=name,
         channels=layer.num_features,
         momentum=layer.momentum,
-        updates=None if layer.num_batches_tracked is None else int(layer.num_batches_tracked),
+        updates=inputs.updates,
         training=layer.training,
         frozen=inputs.frozen,
         initial=bool((inputs.running.mean == 0).all() and (inputs.running.var == 1).all()),

@@ -31,7 +31,7 @@ Batches = Iterable[Any]
 class LayerInputs:
     """What the passes find at one layer.
 
-    running: its running statistics
+    running, updates: its running statistics, and how many batches they have averaged, None if it is not counted
     by_call: the moments for each call within a forward pass, as in training; none if the network does not call it
     trained, evaluated: the moments in evaluation with the population's statistics, of the training and evaluation data
     """
@@ -42,6 +42,7 @@ class LayerInputs:
         self.layer = layer
         self.frozen = bool(getattr(layer, "frozen", False))  # normalizes by the running statistics in training too
         self.running = Statistics(layer.running_mean, layer.running_var)
+        self.updates = None if layer.num_batches_tracked is None else int(layer.num_batches_tracked)
         self.by_call: list[InputMoments] = []
         self.trained, self.evaluated = self._moments(), self._moments()
         self._from_batch: list[tuple[float, float]] = []
@@ -141,13 +142,18 @@ class Passes:
         self._inputs[layer].evaluated.add(x, self._samples)
 
     def _forward(self, x: Tensor, population: Container[_BatchNorm] = (), *, as_in_training: bool = False) -> Any:
-        """The output with the `population`'s statistics in these layers, and the running ones in all others."""
+        """The output with the `population`'s statistics in these layers, and the running ones in all others.
+
+        The running statistics matter in training too, for layers with batch renormalization. Training has updated them.
+        """
         for layer, inputs in self._inputs.items():
             statistics = self._population[layer] if layer in population else inputs.running
             assert layer.running_mean is not None
             assert layer.running_var is not None
             layer.running_mean.copy_(statistics.mean)
             layer.running_var.copy_(statistics.var)
+            if layer.num_batches_tracked is not None and inputs.updates is not None:
+                layer.num_batches_tracked.fill_(inputs.updates)
             layer.training = as_in_training and not inputs.frozen
         return self._model(x)
 
