@@ -13,7 +13,7 @@ from labml_bn.cli.command import Parser, run_command
 from labml_bn.cli.errors import UsageError
 
 #: The commands in the order in which they are used.
-COMMANDS = ("train", "runs", "compare", "evaluate", "predict", "export", "dashboard")
+COMMANDS = ("train", "runs", "compare", "evaluate", "diagnose", "predict", "export", "dashboard")
 
 
 def main() -> None:

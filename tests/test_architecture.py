@@ -52,7 +52,17 @@ MODULE_MAY_IMPORT = {
 
 COMMANDS = {
     f"labml_bn.{name}"
-    for name in ("__main__", "train", "evaluate", "predict", "export", "compare", "runs", "dashboard.__main__")
+    for name in (
+        "__main__",
+        "train",
+        "evaluate",
+        "diagnose",
+        "predict",
+        "export",
+        "compare",
+        "runs",
+        "dashboard.__main__",
+    )
 }
 
 #: Modules without a test file of their own, and why.
@@ -62,6 +72,7 @@ TESTED_ELSEWHERE = {
         for name in ("reference", "cpu", "cpu_loops", "operators")
     },
     "labml_bn.norm.kernels.loading": "tests/norm/kernels/test_choice.py loads kernels that work and that do not",
+    "labml_bn.norm.diagnosis.words": "tests/norm/diagnosis/test_causes.py reads what is said of each cause",
     "labml_bn.norm.kernels.openmp": "tests/training/test_cores.py calls its functions",
 }
 

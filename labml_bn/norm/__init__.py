@@ -47,20 +47,21 @@ so larger steps can be taken.
 4. `population.py`: the statistics for inference, computed after training
 5. `folding.py`: the normalization merged into the preceding layer
 6. `converting.py`: PyTorch's layers replaced by this one, and back
-
-**Beyond the paper's Algorithms:**
+**Beyond the paper:**
 
 7. `masking.py`: batches of which not all positions count
 8. `ghost_batches.py`, `renormalization.py`: batches that are larger or smaller than the statistics need
 9. `freezing.py`: running statistics that stay as they are
 10. `recomputation.py`: under activation checkpointing, each batch counts once
+11. `diagnosis/__init__.py`: why a network does worse in evaluation than in training
 
 `dimensions.py` has the layer as an instance of PyTorch's `BatchNorm1d`, `2d` and `3d`, which 5 and 6 use. `hooks.py`
-has the context managers that 4 and 6 use, and `transforms.py` what must be known of PyTorch's transforms.
+has the context managers that 4, 6 and 11 use, and `transforms.py` what must be known of PyTorch's transforms.
 """
 
 from labml_bn.norm.batch_norm import BatchNorm
 from labml_bn.norm.converting import convert_batch_norm, restore_batch_norm
+from labml_bn.norm.diagnosis import diagnose
 from labml_bn.norm.dimensions import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from labml_bn.norm.folding import fold
 from labml_bn.norm.freezing import freeze, frozen_statistics, unfreeze
@@ -74,6 +75,7 @@ __all__ = [
     "BatchNorm3d",
     "Renormalization",
     "convert_batch_norm",
+    "diagnose",
     "estimate_population",
     "fold",
     "freeze",

@@ -29,7 +29,8 @@ def test_the_user_decides(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [["evaluate", "latest"], ["predict", "latest", "a.png"], ["export", "latest", "a.onnx"]]
+    "command",
+    [["evaluate", "latest"], ["diagnose", "latest"], ["predict", "latest", "a.png"], ["export", "latest", "a.onnx"]],
 )
 def test_before_torch_is_imported(command: list[str]) -> None:
     """GNU OpenMP reads the variable when torch is imported: it is set by then."""

@@ -22,6 +22,7 @@ ONE_RUN = {
     "evaluate": (["evaluate", "RUN"], {"configs.yaml", "name"}),
     "evaluate a checkpoint": (["evaluate", "RUN", "--checkpoint", "last"], {"checkpoints"}),
     "evaluate the best": (["evaluate", "RUN", "--checkpoint", "best"], {"checkpoints"}),
+    "diagnose": (["diagnose", "RUN", "--batches", "2"], {WEIGHTS, "configs.yaml"}),
     "predict": (["predict", "RUN", "image.png"], {WEIGHTS}),
     "export": (["export", "RUN", "network.pt2"], {"run.pid"}),
     "compare": (["compare", "RUN", "logs/batch_norm/good", "--figure", "figure.svg"], {"name"}),
