@@ -101,6 +101,6 @@ def _input_dimensions(model: nn.Module, *example: Tensor) -> dict[nn.Module, int
     """The number of input dimensions of each `BatchNorm` that the network calls for the example."""
     dimensions: dict[nn.Module, int] = {}
     layers = [layer for layer in model.modules() if isinstance(layer, BatchNorm)]
-    with evaluating(model), forward_pre_hook(layers, lambda layer, x: dimensions.setdefault(layer, x.dim())):
+    with evaluating(model), forward_pre_hook(layers, lambda layer, x, _: dimensions.setdefault(layer, x.dim())):
         model(*example)
     return dimensions

@@ -25,11 +25,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def forward_pre_hook(layers: Iterable[nn.Module], hook: Callable[[Any, Tensor], Any]) -> Iterator[None]:
-    """Within the block, call `hook(layer, input)` before each forward pass of each layer. Its result is ignored."""
+def forward_pre_hook(layers: Iterable[nn.Module], hook: Callable[[Any, Tensor, Tensor | None], Any]) -> Iterator[None]:
+    """Within the block, call `hook(layer, input, mask)` before each forward pass of each layer. Its result is ignored.
 
-    def call_hook(layer: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> None:
-        hook(layer, args[0] if args else kwargs["input"])
+    The mask is None if the layer is called without one.
+    """
+
+    def call_hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        hook(layer, args[0] if args else kwargs["input"], args[1] if len(args) > 1 else kwargs.get("mask"))
 
     handles = [layer.register_forward_pre_hook(call_hook, with_kwargs=True) for layer in layers]
     try:

@@ -17,7 +17,7 @@ $$m = \frac{\left(\sum_i w_i\right)^2}{\sum_i w_i^2}$$
 import torch
 from torch import Tensor
 
-from labml_bn.norm.kernels.reference import all_but_channels, per_channel, widen
+from labml_bn.norm.kernels.reference import all_but_channels, moments, per_channel, widen
 from labml_bn.norm.transforms import is_readable
 
 
@@ -66,6 +66,28 @@ def number_of_values(x: Tensor, weights: Tensor | None) -> float:
     if weights is None or not is_readable(weights):
         return x.numel() // x.shape[1]
     return effective_number(weights).item()
+
+
+def masked_moments(x: Tensor, mask: Tensor | None) -> tuple[float, float, Tensor, Tensor]:
+    """The moments of x [batch, channels, *], of which not all positions count if there is a mask, for averages of many.
+
+    Returns the sum of the weights and that of their squares, for m above, which are the number of values per channel
+    without a mask; and the mean and the biased variance, [channels], in float64. At least one position must count.
+    Raises as `position_weights` does.
+    """
+    x = x.detach().double()
+    if mask is None:
+        count = float(x.numel() // x.shape[1])
+        return count, count, *moments(x)
+    shape = position_weights(mask, x).shape
+    weights = mask.detach().double().reshape(shape)  # not scaled: batches with larger weights count more
+    _, mean, var = weighted_moments(kept(x, weights), weights)
+    return weights.sum().item(), weights.square().sum().item(), mean, var
+
+
+def is_one_value(total: float, total_of_squares: float) -> bool:
+    """Whether only one value has these sums of the weights and of their squares, up to rounding."""
+    return total * total <= total_of_squares * (1 + 1e-12)
 
 
 def weighted_moments(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:

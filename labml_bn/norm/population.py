@@ -21,20 +21,18 @@ the first to the last, and each layer may be called only once per input.
 """
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from labml_bn.norm.batches import Batches, call, inputs
 from labml_bn.norm.freezing import frozen_statistics
 from labml_bn.norm.hooks import evaluating, forward_pre_hook
-from labml_bn.norm.kernels.reference import moments
+from labml_bn.norm.masking import is_one_value, masked_moments
 
 ESTIMATORS = ("whole", "batches")
-
-Batches = Iterable[Any]
 
 
 def estimate_population(
@@ -62,8 +60,9 @@ def estimate_population(
     Arguments:
         model: the network
         batches: the data: inputs [batch, ...], or tuples whose first element is the input, such as a DataLoader yields.
-            `"batches"` iterates them once, `"whole"` once per layer and once more. An iterator (a generator) is first
-            read into memory.
+            An input can be a mapping of the network's keyword arguments, such as `{"x": x, "mask": mask}`: what a layer
+            is called with a mask for counts as the mask says. `"batches"` iterates the data once, `"whole"` once per
+            layer and once more. An iterator (a generator) is first read into memory.
         samples: how many of the first samples to use, which are held in memory, or None for all
         estimator: `"whole"` or `"batches"`, as described above. With `"batches"`, batches are weighted by their size.
         progress: wraps the batches of each pass, to show a progress bar (`tqdm.tqdm`)
@@ -81,19 +80,19 @@ def estimate_population(
         if layer.running_mean is None or layer.running_var is None:
             raise ValueError(f"layer {name!r} keeps no running statistics (track_running_stats=False)")
     if samples is not None or isinstance(batches, Iterator):
-        batches = list(_inputs(batches, samples))
+        batches = list(inputs(batches, samples))
 
     norms = list(layers.values())
     with torch.no_grad(), evaluating(model), frozen_statistics(model), _restoring_statistics_on_error(norms):
         if estimator == "batches":
             for layer in norms:
                 layer.training = True  # normalize with the batch
-            measured = _measure(model, norms, _inputs(progress(batches)), _AveragedMoments)
+            measured = _measure(model, norms, inputs(progress(batches)), _AveragedMoments)
             for layer, statistics in measured.items():
                 _set(layer, statistics)
         else:
             for layer in _in_order_of_calls(model, layers, batches):
-                measured = _measure(model, [layer], _inputs(progress(batches)), _PooledMoments)
+                measured = _measure(model, [layer], inputs(progress(batches)), _PooledMoments)
                 _set(layer, measured[layer])
 
 
@@ -104,48 +103,49 @@ class _PooledMoments:
     Golub & LeVeque 1979); $M = n \sigma^2$ is the sum of squared differences from the mean:
 
     $$\mu = \mu_a + \delta \frac{n_b}{n} \qquad M = M_a + M_b + \delta^2 \frac{n_a n_b}{n}$$
+
+    With masks, $n$ is the sum of the weights.
     """
 
     def __init__(self) -> None:
-        self.count = 0
+        self.weight = self.squared_weights = 0.0
         self.mean: Tensor | float = 0.0
         self.squares: Tensor | float = 0.0
 
-    def add(self, x: Tensor) -> None:
-        mean, var = moments(x.double())
-        count = x.numel() // x.shape[1]
-        total = self.count + count
+    def add(self, x: Tensor, mask: Tensor | None) -> None:
+        weight, squared_weights, mean, var = masked_moments(x, mask)
+        total = self.weight + weight
         difference = mean - self.mean
-        self.mean = self.mean + difference * (count / total)
-        self.squares = self.squares + var * count + difference.square() * (self.count * count / total)
-        self.count = total
+        self.mean = self.mean + difference * (weight / total)
+        self.squares = self.squares + var * weight + difference.square() * (self.weight * weight / total)
+        self.weight = total
+        self.squared_weights += squared_weights
 
     def result(self, *, unbiased: bool) -> tuple[Tensor, Tensor]:
-        if self.count < 2:
+        if is_one_value(self.weight, self.squared_weights):
             raise ValueError("a variance requires more than one value per channel")
         assert isinstance(self.mean, Tensor)
         assert isinstance(self.squares, Tensor)
-        return self.mean, self.squares / (self.count - int(unbiased))
+        return self.mean, self.squares / (self.weight - int(unbiased) * self.squared_weights / self.weight)
 
 
 class _AveragedMoments:
-    """The averages of the batches' means and variances, weighted by batch size."""
+    """The averages of the batches' means and variances, weighted by batch size, or by the sum of the mask's weights."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.weight = 0.0
         self.mean: Tensor | float = 0.0
         self.var = {True: torch.tensor(0.0), False: torch.tensor(0.0)}  # unbiased, biased
 
-    def add(self, x: Tensor) -> None:
-        mean, var = moments(x.double())
-        count = x.numel() // x.shape[1]
-        if count < 2:
+    def add(self, x: Tensor, mask: Tensor | None) -> None:
+        weight, squared_weights, mean, var = masked_moments(x, mask)
+        if is_one_value(weight, squared_weights):
             raise ValueError("each batch requires more than one value per channel")
-        self.count += count
-        share = count / self.count
+        self.weight += weight
+        share = weight / self.weight
         self.mean = self.mean + (mean - self.mean) * share
         for unbiased, average in self.var.items():
-            batch_var = var * (count / (count - int(unbiased)))
+            batch_var = var * (weight / (weight - int(unbiased) * squared_weights / weight))
             self.var[unbiased] = average + (batch_var - average) * share
 
     def result(self, *, unbiased: bool) -> tuple[Tensor, Tensor]:
@@ -162,13 +162,13 @@ def _measure(
     """The statistics of the inputs of each of `layers`, in one pass over the batches."""
     measured: dict[_BatchNorm, Statistics] = {}
 
-    def add_input(layer: _BatchNorm, x: Tensor) -> None:
-        if x.numel() > 0:
-            measured.setdefault(layer, kind()).add(x)
+    def add_input(layer: _BatchNorm, x: Tensor, mask: Tensor | None) -> None:
+        if x.numel() > 0 and (mask is None or mask.any()):
+            measured.setdefault(layer, kind()).add(x, mask)
 
     with forward_pre_hook(layers, add_input):
         for x in batches:
-            model(x)
+            call(model, x)
     if layers and not measured:
         raise ValueError("there are no batches to compute statistics from")
     return measured
@@ -177,9 +177,9 @@ def _measure(
 def _in_order_of_calls(model: nn.Module, layers: dict[str, _BatchNorm], batches: Batches) -> list[_BatchNorm]:
     """The layers that the model calls for the first batch, in this order."""
     order: list[_BatchNorm] = []
-    with forward_pre_hook(layers.values(), lambda layer, x: order.append(layer)):
-        for x in _inputs(batches):
-            model(x)
+    with forward_pre_hook(layers.values(), lambda layer, *_: order.append(layer)):
+        for x in inputs(batches):
+            call(model, x)
             break
     if layers and not order:
         raise ValueError("there are no batches to compute statistics from")
@@ -198,18 +198,6 @@ def _set(layer: _BatchNorm, statistics: Statistics) -> None:
     assert layer.running_var is not None
     layer.running_mean.copy_(mean)
     layer.running_var.copy_(var)
-
-
-def _inputs(batches: Batches, samples: int | None = None) -> Iterator[Tensor]:
-    """The inputs of the batches, up to the given number of samples in total."""
-    for batch in batches:
-        x: Tensor = batch[0] if isinstance(batch, tuple | list) else batch
-        if samples is not None:
-            x = x[:samples]
-            samples -= len(x)
-        yield x
-        if samples == 0:
-            return
 
 
 @contextlib.contextmanager

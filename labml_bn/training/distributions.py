@@ -32,7 +32,7 @@ def observing(model: nn.Module) -> Iterator[Statistics]:
     """
     found: Statistics = {}
 
-    def observe(layer: nn.Module, input: Tensor) -> None:
+    def observe(layer: nn.Module, input: Tensor, _: Tensor | None) -> None:
         with torch.no_grad():
             found[layer] = moments(input)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from labml_bn.norm import BatchNorm
 from labml_bn.norm.hooks import evaluating, forward_pre_hook
 
 
@@ -38,20 +39,28 @@ def test_evaluating_does_not_call_train() -> None:
     assert layer.training
 
 
-def test_forward_pre_hook_receives_layer_and_input() -> None:
-    first, second = nn.Linear(2, 3), nn.Linear(3, 3)
-    seen: list[tuple[nn.Module, tuple[int, ...]]] = []
-    x = torch.zeros(4, 2)
-    with forward_pre_hook([first, second], lambda layer, x: seen.append((layer, tuple(x.shape)))):
+def test_forward_pre_hook_receives_layer_input_and_mask() -> None:
+    first, second = nn.Linear(2, 3), BatchNorm(3)
+    seen: list[tuple[Any, ...]] = []
+    x, mask = torch.zeros(4, 2), torch.ones(4, dtype=torch.bool)
+    with forward_pre_hook([first, second], lambda layer, x, mask: seen.append((layer, tuple(x.shape), mask))):
         second(input=first(x))
+        second(first(x), mask)
+        second(first(x), mask=mask)
     second(first(x))
-    assert seen == [(first, (4, 2)), (second, (4, 3))]
+    expected: list[tuple[Any, ...]] = []
+    for given in (None, mask, mask):
+        expected += [(first, (4, 2), None), (second, (4, 3), given)]
+    assert len(seen) == len(expected)
+    for one, other in zip(seen, expected, strict=True):
+        assert one[:2] == other[:2]
+        assert one[2] is other[2]
 
 
 def test_forward_pre_hook_does_not_change_the_input() -> None:
     layer, x = nn.Identity(), torch.ones(2)
 
-    def double(layer: nn.Module, x: Tensor) -> Tensor:
+    def double(layer: nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
         return 2 * x
 
     with forward_pre_hook([layer], double):
@@ -60,7 +69,7 @@ def test_forward_pre_hook_does_not_change_the_input() -> None:
 
 def test_forward_pre_hook_is_removed_after_an_exception() -> None:
     layer = nn.Linear(2, 2)
-    with contextlib.suppress(KeyboardInterrupt), forward_pre_hook([layer], lambda layer, x: interrupt()):
+    with contextlib.suppress(KeyboardInterrupt), forward_pre_hook([layer], lambda *_: interrupt()):
         layer(torch.zeros(1, 2))
         pytest.fail("the hook was not called")
     assert not layer._forward_pre_hooks

@@ -276,3 +276,113 @@ def test_overridden_train_method_is_not_called() -> None:
     before = model.get_parameter("0.weight").clone()
     estimate_population(model, [data()])
     torch.testing.assert_close(model.get_parameter("0.weight"), before)
+
+
+class Masked(nn.Module):
+    """A network for padded sequences [batch, channels, positions]."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.between = BatchNorm(4, **options), nn.Conv1d(4, 3, 1)
+        self.second = BatchNorm(3, **options)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Any:
+        return self.second(self.between(self.first(x, mask)).tanh(), mask=mask)
+
+
+def sequences(samples: int = 24) -> tuple[Tensor, Tensor]:
+    """Sequences of 2 to 7 positions, padded with NaN, and which positions count."""
+    x = torch.randn(samples, 4, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(2)) * 3 + 2
+    mask = torch.arange(7) < 2 + torch.arange(samples)[:, None] % 6
+    return torch.where(mask[:, None], x, torch.nan), mask
+
+
+def cut(model: Masked, x: Tensor, mask: Tensor, *, normalize: Any) -> list[Array]:
+    """What counts at both layers, [values, channels], in NumPy; `normalize` is applied at the first."""
+    first = x.movedim(1, -1)[mask].numpy()
+    weight, bias = (model.get_parameter(f"between.{name}").detach().numpy() for name in ("weight", "bias"))
+    return [first, np.tanh(normalize(first) @ weight[:, :, 0].T + bias)]
+
+
+@pytest.mark.parametrize("unbiased", [True, False])
+@pytest.mark.parametrize("split", [24, 5, 1])
+def test_whole_with_masks(split: int, unbiased: bool) -> None:
+    """Padding does not count, however the data are split into batches."""
+    model, (x, mask) = Masked(unbiased=unbiased).double(), sequences()
+    batches = [{"x": a, "mask": b} for a, b in zip(x.split(split), mask.split(split), strict=True)]
+    estimate_population(model, batches)
+    eps = model.first.eps
+
+    def normalize(values: Array) -> Any:
+        return (values - values.mean(0)) / np.sqrt(values.var(0, ddof=int(unbiased)) + eps)
+
+    for layer, values in zip((model.first, model.second), cut(model, x, mask, normalize=normalize), strict=True):
+        np.testing.assert_allclose(layer.get_buffer("running_mean"), values.mean(0), rtol=1e-10)
+        np.testing.assert_allclose(layer.get_buffer("running_var"), values.var(0, ddof=int(unbiased)), rtol=1e-10)
+
+
+def test_batches_with_masks() -> None:
+    """Each batch counts by the number of its positions that do. Targets are ignored, and `samples` cuts masks too."""
+    model, (x, mask) = Masked().double(), sequences(15)
+    parts = [slice(0, 8), slice(8, 12)]
+    batches = [({"x": x[part], "mask": mask[part]}, "target") for part in (*parts, slice(12, 15))]
+    estimate_population(model, batches, samples=12, estimator="batches")
+    found = []
+    for part in parts:
+        first, second = cut(
+            model,
+            x[part],
+            mask[part],
+            normalize=lambda values: (values - values.mean(0)) / np.sqrt(values.var(0) + model.first.eps),
+        )
+        found.append([(len(values), values.mean(0), values.var(0, ddof=1)) for values in (first, second)])
+    for layer, moments in zip((model.first, model.second), zip(*found, strict=True), strict=True):
+        counts, means, variances = zip(*moments, strict=True)
+        np.testing.assert_allclose(
+            layer.get_buffer("running_mean"), np.average(means, axis=0, weights=counts), rtol=1e-10
+        )
+        np.testing.assert_allclose(
+            layer.get_buffer("running_var"), np.average(variances, axis=0, weights=counts), rtol=1e-10
+        )
+
+
+@pytest.mark.parametrize("estimator", ["whole", "batches"])
+def test_weights(estimator: str) -> None:
+    """Weighted values count as that in all batches together; their scale matters between batches."""
+    x = torch.randn(12, 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    weights = torch.rand(12, 1, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(4)) * 5
+    layer = BatchNorm(2, dtype=torch.float64)
+    estimate_population(
+        layer,
+        [{"input": a, "mask": b} for a, b in zip(x.split(6), weights.split(6), strict=True)],
+        estimator=estimator,
+    )
+    means, variances, totals = [], [], []
+    for part in [slice(0, 12)] if estimator == "whole" else [slice(0, 6), slice(6, 12)]:
+        values, w = x[part].movedim(1, -1).reshape(-1, 2).numpy(), weights[part].flatten().numpy()
+        mean = np.average(values, axis=0, weights=w)
+        effective = w.sum() ** 2 / (w**2).sum()
+        variances.append(np.average((values - mean) ** 2, axis=0, weights=w) * effective / (effective - 1))
+        means.append(mean)
+        totals.append(w.sum())
+    np.testing.assert_allclose(layer.get_buffer("running_mean"), np.average(means, axis=0, weights=totals), rtol=1e-10)
+    np.testing.assert_allclose(
+        layer.get_buffer("running_var"), np.average(variances, axis=0, weights=totals), rtol=1e-10
+    )
+
+
+@pytest.mark.parametrize("weight", [True, 0.3])
+def test_masks_that_keep_one_value_or_none(weight: Any) -> None:
+    layer = BatchNorm(2)
+    mask = torch.zeros(4, dtype=torch.tensor(weight).dtype)
+    x = torch.randn(4, 2)
+    with pytest.raises(ValueError, match="there are no batches"):
+        estimate_population(layer, [{"input": x, "mask": mask}])
+    mask[1] = weight
+    with pytest.raises(ValueError, match="more than one value per channel"):
+        estimate_population(layer, [{"input": x, "mask": mask}])
+    with pytest.raises(ValueError, match="expected a mask of shape"):
+        estimate_population(layer, [{"input": x, "mask": mask[:3]}])
+    assert layer.running_mean is not None
+    assert not layer.running_mean.any()

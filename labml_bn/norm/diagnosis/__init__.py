@@ -7,10 +7,11 @@ numbers of a layer, `thresholds.py` their limits, `causes.py` the rules, `words.
 
 from torch import nn
 
+from labml_bn.norm.batches import Batches
 from labml_bn.norm.diagnosis.causes import Finding, find_causes
 from labml_bn.norm.diagnosis.layers import LayerDiagnosis, diagnose_layer
 from labml_bn.norm.diagnosis.outcomes import Loss
-from labml_bn.norm.diagnosis.passes import Batches, Passes
+from labml_bn.norm.diagnosis.passes import Passes
 from labml_bn.norm.diagnosis.report import Diagnosis, Outcome
 
 __all__ = ["Diagnosis", "Finding", "LayerDiagnosis", "Outcome", "diagnose"]
@@ -40,13 +41,15 @@ def diagnose(
     Arguments:
         model: the network
         batches: data like those that it was trained on, in batches of the same size: inputs [batch, *], or tuples whose
-            first element is the input. With a `loss`, tuples (input, target)
+            first element is the input. With a `loss`, tuples (input, target). An input can be a mapping of the
+            network's keyword arguments, such as `{"x": x, "mask": mask}`
         evaluation: data like those that it is evaluated on, in the same form, to compare them with the training data
         loss: takes (output, target) and returns the mean over the batch, as `torch.nn.functional.cross_entropy` does.
             Without it, changes of the output are measured
 
     Raises ValueError if the network has no batch normalization layer, one keeps no running statistics, there are no
-    batches, a batch has one value per channel, or has no target for the `loss`; TypeError if a batch is not a tensor.
+    batches, a batch has one value per channel, or has no target for the `loss`; TypeError if an input is
+    neither a tensor nor such a mapping.
     """
     passes = Passes(model, batches, evaluation, loss)
     layers = tuple(diagnose_layer(name, inputs, passes.outcomes) for name, inputs in passes.layers.items())

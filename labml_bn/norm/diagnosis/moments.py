@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from labml_bn.norm.kernels.reference import moments
+from labml_bn.norm.masking import is_one_value, kept, masked_moments, position_weights
 
 
 class Statistics(NamedTuple):
@@ -102,20 +102,18 @@ class InputMoments:
         self._sizes: list[int] = []
         self._mean, self._var, self._within = _Average(), _Average(), _Average()
 
-    def add(self, x: Tensor, samples: int) -> Statistics:
+    def add(self, x: Tensor, samples: int, mask: Tensor | None = None) -> Statistics:
         """Add the input x [batch, channels, *] for so many samples of the network. Returns its statistics."""
-        count = x.numel() // x.shape[1]
-        if count < 2:
+        weight, squared_weights, mean, var = masked_moments(x, mask)
+        if is_one_value(weight, squared_weights):
             raise ValueError(f"expected more than one value per channel in a batch, got an input of {tuple(x.shape)}")
-        x = x.detach().double()
-        mean, var = moments(x)
         if self._unbiased:
-            var = var * (count / (count - 1))
+            var = var * (weight / (weight - squared_weights / weight))
         self._sizes.append(samples)
         self._mean.add(mean, samples)
         self._var.add(var, samples)
         if len(x) == samples > 1:
-            self._within.add(x.flatten(2).mean(2).var(0) if x.dim() > 2 else var, samples - 1)
+            self._within.add(_sample_means(x, mask).var(0) if x.dim() > 2 else var, samples - 1)
         return Statistics(mean, var)
 
     @property
@@ -154,3 +152,12 @@ class InputMoments:
             return math.nan
         var = self._var.mean + eps
         return ((self._mean.between / var).mean() / (self._within.mean / var).mean()).item()
+
+
+def _sample_means(x: Tensor, mask: Tensor | None) -> Tensor:
+    """The mean of each sample and channel of x [batch, channels, *] in float64, without samples that do not count."""
+    if mask is None:
+        return x.detach().double().flatten(2).mean(2)
+    weights = position_weights(mask, x).double()
+    sums, totals = (kept(x.detach().double(), weights) * weights).flatten(2).sum(2), weights.flatten(1).sum(1)
+    return sums[totals > 0] / totals[totals > 0, None]

@@ -12,7 +12,7 @@ show in the layers after it.
 
 import math
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -20,12 +20,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
+from labml_bn.norm.batches import Batches, call, number_of_samples
 from labml_bn.norm.diagnosis.moments import InputMoments, Shift, Statistics
 from labml_bn.norm.diagnosis.outcomes import Loss, Outcomes
 from labml_bn.norm.diagnosis.undisturbed import same_random_numbers, undisturbed
 from labml_bn.norm.hooks import forward_pre_hook
-
-Batches = Iterable[Any]
 
 
 class LayerInputs:
@@ -50,11 +49,11 @@ class LayerInputs:
     def _moments(self) -> InputMoments:
         return InputMoments(unbiased=getattr(self.layer, "unbiased", True))
 
-    def add(self, x: Tensor, call: int, samples: int) -> None:
-        """Add the input of a call, by its number within the forward pass, for a batch of so many samples."""
+    def add(self, x: Tensor, mask: Tensor | None, call: int, samples: int) -> None:
+        """Add the input and mask of a call, by its number in the forward pass, for a batch of so many samples."""
         if call == len(self.by_call):
             self.by_call.append(self._moments())
-        batch = self.by_call[call].add(x, samples)
+        batch = self.by_call[call].add(x, samples, mask)
         shift = Shift.between(self.running, batch, self.layer.eps)
         self._from_batch.append((shift.mean**2, math.log(shift.var) ** 2))
 
@@ -97,8 +96,8 @@ class Passes:
         """Pass 1."""
         calls = Counter[_BatchNorm]()
 
-        def add(layer: _BatchNorm, x: Tensor) -> None:
-            self._inputs[layer].add(x, calls[layer], self._samples)
+        def add(layer: _BatchNorm, x: Tensor, mask: Tensor | None) -> None:
+            self._inputs[layer].add(x, mask, calls[layer], self._samples)
             calls[layer] += 1
 
         with same_random_numbers(self._model), forward_pre_hook(self._inputs, add):
@@ -119,11 +118,11 @@ class Passes:
                 with forward_pre_hook(self._inputs, self._add_trained):
                     outputs["population"] = self._forward(x, self._population)
                 for choice, output in outputs.items():
-                    self.outcomes.add(choice, output, reference, target, len(x))
+                    self.outcomes.add(choice, output, reference, target, self._samples)
                 for name, inputs in self.layers.items():
                     if inputs.layer in self._population:
                         output = self._forward(x, {inputs.layer})
-                        self.outcomes.add(name, output, reference, target, len(x))
+                        self.outcomes.add(name, output, reference, target, self._samples)
 
     def _evaluate(self, evaluation: Batches) -> None:
         """Pass 3."""
@@ -131,17 +130,17 @@ class Passes:
             for x, target in self._split(evaluation):
                 if self.outcomes.loss is not None:
                     output = self._forward(x)
-                    self.outcomes.add("evaluation", output, output, target, len(x))
+                    self.outcomes.add("evaluation", output, output, target, self._samples)
                 with forward_pre_hook(self._inputs, self._add_evaluated):
                     self._forward(x, self._population)
 
-    def _add_trained(self, layer: _BatchNorm, x: Tensor) -> None:
-        self._inputs[layer].trained.add(x, self._samples)
+    def _add_trained(self, layer: _BatchNorm, x: Tensor, mask: Tensor | None) -> None:
+        self._inputs[layer].trained.add(x, self._samples, mask)
 
-    def _add_evaluated(self, layer: _BatchNorm, x: Tensor) -> None:
-        self._inputs[layer].evaluated.add(x, self._samples)
+    def _add_evaluated(self, layer: _BatchNorm, x: Tensor, mask: Tensor | None) -> None:
+        self._inputs[layer].evaluated.add(x, self._samples, mask)
 
-    def _forward(self, x: Tensor, population: Container[_BatchNorm] = (), *, as_in_training: bool = False) -> Any:
+    def _forward(self, x: Any, population: Container[_BatchNorm] = (), *, as_in_training: bool = False) -> Any:
         """The output with the `population`'s statistics in these layers, and the running ones in all others.
 
         The running statistics matter in training too, for layers with batch renormalization. Training has updated them.
@@ -155,27 +154,35 @@ class Passes:
             if layer.num_batches_tracked is not None and inputs.updates is not None:
                 layer.num_batches_tracked.fill_(inputs.updates)
             layer.training = as_in_training and not inputs.frozen
-        return self._model(x)
+        return call(self._model, x)
 
-    def _split(self, batches: Batches) -> Iterator[tuple[Tensor, Any]]:
+    def _split(self, batches: Batches) -> Iterator[tuple[Any, Any]]:
         """The input and the target of each batch that is not empty."""
         for batch in batches:
             parts = batch if isinstance(batch, tuple | list) else (batch,)
-            if not parts or not isinstance(parts[0], Tensor) or parts[0].dim() == 0:
+            if not parts or not _is_input(parts[0]):
                 raise TypeError(
-                    f"expected batches of tensors [batch, *], or tuples that begin with one, got {_shape(batch)}"
+                    "expected batches of inputs, tensors [batch, *] or mappings of keyword arguments with one, or "
+                    f"tuples that begin with an input, got {_shape(batch)}"
                 )
             if self.outcomes.loss is not None and len(parts) < 2:
                 raise ValueError(f"expected batches (input, target) for the loss, got {_shape(batch)} without a target")
-            self._samples = len(parts[0])
+            self._samples = number_of_samples(parts[0])
             if self._samples > 0:
                 yield parts[0], parts[1] if len(parts) > 1 else None
+
+
+def _is_input(x: Any) -> bool:
+    tensors = x.values() if isinstance(x, Mapping) else (x,)
+    return any(isinstance(tensor, Tensor) and tensor.dim() > 0 for tensor in tensors)
 
 
 def _shape(value: Any) -> str:
     """A value in words: the shape of a tensor, or the type of another."""
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        return f"{type(value).__name__} of {', '.join(map(_shape, value.values())) or 'nothing'}"
     if isinstance(value, tuple | list):
         return f"{type(value).__name__} of {', '.join(map(_shape, value)) or 'nothing'}"
     return type(value).__name__

@@ -117,3 +117,19 @@ def test_shift() -> None:
 def test_eps_hides_what_is_below_it() -> None:
     one, other = (Statistics(torch.zeros(2), torch.full((2,), var)) for var in (1e-12, 1e-9))
     assert Shift.between(one, other, EPS).var == pytest.approx(1, abs=1e-3)
+
+
+def test_mask() -> None:
+    """The moments are those of what counts, whatever the padding is; also of each sample."""
+    generator = torch.Generator().manual_seed(5)
+    masked, cut = InputMoments(unbiased=True), InputMoments(unbiased=True)
+    for _ in range(3):
+        x = torch.randn(8, 2, 6, generator=generator)
+        mask = torch.arange(6).expand(8, 6) < 4
+        masked.add(torch.where(mask[:, None], x, torch.nan), 8, mask)
+        cut.add(x[:, :, :4], 8)
+    torch.testing.assert_close(masked.pooled(), cut.pooled())
+    torch.testing.assert_close(masked.per_sample(1e-5), cut.per_sample(1e-5))
+    assert masked.sorting(1e-5) == pytest.approx(cut.sorting(1e-5))
+    with pytest.raises(ValueError, match="more than one value per channel"):
+        masked.add(x, 8, torch.arange(48).reshape(8, 6) == 3)

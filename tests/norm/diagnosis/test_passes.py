@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -286,7 +287,7 @@ WITHOUT = nn.Sequential(nn.Linear(4, 2), nn.ReLU()).double()
             ValueError,
             r"for the loss, got tuple of a tensor of shape \(3, 4\) without a target",
         ),
-        (network, {"batches": [{"x": 1}]}, TypeError, "expected batches of tensors .* got dict"),
+        (network, {"batches": [{"x": 1}]}, TypeError, "expected batches of inputs, tensors .* got dict of int"),
         (network, {"batches": [()]}, TypeError, "got tuple of nothing"),
         (network, {"batches": batches(1)[0][1]}, TypeError, r"got a tensor of shape \(\)"),
         (network, {"batches": batches(1, size=1)}, ValueError, r"more than one value per channel .*\(1, 6\)"),
@@ -319,3 +320,27 @@ def test_running_statistics_of_a_wrong_shape() -> None:
 def test_a_copy_gives_the_same() -> None:
     model = network()
     assert str(diagnose(copy.deepcopy(model), batches())) == str(diagnose(model, batches()))
+
+
+def test_masks() -> None:
+    """What the padding is does not matter: the layers' inputs are those that count, and so is the loss."""
+
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = BatchNorm(4, dtype=torch.float64)
+
+        def forward(self, x: Tensor, mask: Tensor) -> Any:
+            return self.norm(x, mask).sum(2)
+
+    x = torch.randn(6, 16, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    mask = torch.arange(5).expand(16, 5) < 3
+    target = torch.zeros(16, 4, dtype=torch.float64)
+    found = []
+    for padding in (torch.nan, 7.0):
+        padded = torch.where(mask[:, None], x, padding)
+        passes = Passes(Padded(), [({"x": batch, "mask": mask}, target) for batch in padded], None, F.mse_loss)
+        torch.testing.assert_close(passes.layers["norm"].population.mean, x[..., :3].mean(dim=(0, 1, 3)))
+        found.append([passes.outcomes[choice] for choice in ("running", "batch", "population", "norm")])
+    assert found[0] == found[1]
+    assert all(map(math.isfinite, found[0]))
