@@ -47,6 +47,7 @@ so larger steps can be taken.
 4. `population.py`: the statistics for inference, computed after training
 5. `folding.py`: the normalization merged into the preceding layer
 6. `converting.py`: PyTorch's layers replaced by this one, and back
+
 **Beyond the paper:**
 
 7. `masking.py`: batches of which not all positions count
@@ -56,8 +57,8 @@ so larger steps can be taken.
 11. `diagnosis/__init__.py`: why a network does worse in evaluation than in training
 
 `dimensions.py` has the layer as an instance of PyTorch's `BatchNorm1d`, `2d` and `3d`, which 5 and 6 use. `hooks.py`
-has the context managers that 4, 6 and 11 use, `batches.py` what 4 and 11 call a
-network with, and `transforms.py` what must be known of PyTorch's transforms.
+has the context managers that 4, 6 and 11 use, `batches.py` says what 4 and 11 call a network with, and `transforms.py`
+what PyTorch does with the layer besides calling it.
 """
 
 from labml_bn.norm.batch_norm import BatchNorm
