@@ -108,6 +108,29 @@ def test_ensemble(momentum: float | None, randomness: str) -> None:
             torch.testing.assert_close({name: value[number] for name, value in buffers.items()}, reference.buffers)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("reset_compiler")
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiled_ensemble(backend: str) -> None:
+    """As one graph, which updates the stacked buffers in place."""
+    models = [net(seed) for seed in range(3)]
+    references = [Reference(model) for model in models]
+    parameters, buffers = stack_module_state(models)
+
+    def forward(parameters: Any, buffers: Any, x: Tensor) -> Any:
+        return functional_call(models[0], (parameters, buffers), (x,)).pow(3).sum()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecation warnings inside the compiler
+        step = torch.compile(vmap(grad(forward), in_dims=(0, 0, None)), fullgraph=True, backend=backend)
+        for x in (random(5, 4), random(5, 4, seed=1)):
+            gradients = step(parameters, buffers, x)
+            for number, reference in enumerate(references):
+                _, expected = reference(x)
+                torch.testing.assert_close({name: value[number] for name, value in gradients.items()}, expected)
+                torch.testing.assert_close({name: value[number] for name, value in buffers.items()}, reference.buffers)
+
+
 def test_ensemble_with_a_batch_for_each_member() -> None:
     models = [net(seed) for seed in range(3)]
     references = [Reference(model) for model in models]
