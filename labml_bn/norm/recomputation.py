@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from labml_bn.norm.transforms import is_exporting
+
 
 def is_recomputation() -> bool:
     """Whether this thread runs a backward pass, so that a forward pass is the second one for its batch."""
@@ -50,7 +52,7 @@ def once_per_batch(update: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(update)
     def update_once(layer: nn.Module, *args: Any) -> None:
-        if torch.compiler.is_exporting():
+        if is_exporting():
             update(layer, *args)
         elif torch.compiler.is_compiling():
             _update_in_graph(layer, update, *args)
@@ -75,7 +77,7 @@ def before_update(layer: nn.Module, *state: Tensor) -> tuple[Tensor, ...]:
 
     Raises RuntimeError if that is a recomputation, for which the state has changed since the first pass.
     """
-    if not layer.track_running_stats or torch.compiler.is_exporting():
+    if not layer.track_running_stats or is_exporting():
         return state
     if torch.compiler.is_compiling():
         return tuple(first_pass_only(list(state)))

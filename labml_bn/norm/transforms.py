@@ -24,8 +24,13 @@ def is_observed() -> bool:
     if torch._C._are_functorch_transforms_active():
         return True
     if torch.compiler.is_compiling():
-        return torch.compiler.is_exporting()
+        return is_exporting()
     return forward_ad._current_level >= 0 or torch._C._get_tracing_state() is not None
+
+
+def is_exporting() -> bool:
+    """Whether `torch.export` runs. In torch 2.9, `torch.compiler.is_exporting` is true in a compiled function too."""
+    return torch.compiler._is_exporting_flag
 
 
 def is_wrapped(x: Tensor) -> bool:
