@@ -162,7 +162,7 @@ def test_every_file_is_listed() -> None:
         if path.name != "__init__.py":
             folder = f"{path.parent}/".replace("norm/kernels", "norm") if path.parent != Path() else path.name
             assert path.parent == Path() or f"`{path.name}`" in rows[folder], path
-    assert not [name for name in rows if not (PACKAGE / name).exists() and name != "tests/"]
+    assert not [name for name in rows if not (PACKAGE / name).exists() and name not in {"tests/", "experiments/"}]
 
 
 def assert_acyclic(graph: dict[str, set[str]]) -> None:
@@ -230,3 +230,33 @@ def test_the_tests_mirror_the_code(module: str) -> None:
         return  # docstrings and exported names
     exists = (ROOT / "tests" / path.parent / f"test_{name}.py").is_file()
     assert exists != (module in TESTED_ELSEWHERE), f"{module}: a test file of its own, or a reason in TESTED_ELSEWHERE"
+
+
+#: The files of the laboratory, relative to their folder: each experiment, and what they share.
+EXPERIMENTS = sorted(path.relative_to(ROOT / "experiments") for path in (ROOT / "experiments").rglob("*.py"))
+
+
+def experiment_imports(path: Path) -> set[str]:
+    """Every module or name that a file of the laboratory imports."""
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / "experiments" / path).read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=str)
+def test_experiments_use_the_laboratory_and_no_other_experiment(path: Path) -> None:
+    shared = ("experiments.laboratory.", "experiments.machinery.")
+    allowed = shared if path.parent.name or path.stem.startswith("_") else (shared[0], "experiments.machinery.command.")
+    for name in experiment_imports(path):
+        assert not name.startswith("experiments.") or f"{name}.".startswith(allowed), f"{path} imports {name}"
+        assert not name.startswith("tests"), f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=str)
+def test_every_experiment_has_a_test(path: Path) -> None:
+    if not path.stem.startswith("__"):
+        assert (ROOT / "tests" / "experiments" / path.parent / f"test_{path.stem}.py").is_file()

@@ -12,6 +12,9 @@ from typing import IO, Any
 #: The environment variable with the number of threads of a process.
 THREADS = "OMP_NUM_THREADS"
 
+#: The module that trains one run.
+WORKER = "labml_bn.training.sweeps.worker"
+
 #: Seconds in which an interrupted process has ended, if it is not to be killed.
 PATIENCE = 10.0
 
@@ -41,16 +44,18 @@ Events = SimpleQueue[tuple["Job", str, Any]]
 
 
 class Job:
-    """A process that trains one run (`worker.py`). What it reports is put into `events`; its end is the last.
+    """A process that trains one run (`worker.py`), or does another task, for which there is a module like that one.
+
+    What it reports is put into `events`; its end is the last.
 
     It has a session of its own, so Ctrl-C in the terminal does not reach it, but only the process of the sweep, which
     decides. If that ends, however it does, so does the job.
     """
 
-    def __init__(self, task: dict[str, Any], threads: str, events: Events) -> None:
+    def __init__(self, task: dict[str, Any], threads: str, events: Events, module: str = WORKER) -> None:
         self._events = events
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "labml_bn.training.sweeps.worker"],
+            [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

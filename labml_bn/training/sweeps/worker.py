@@ -65,7 +65,7 @@ def send(output: TextIO, **entries: Any) -> None:
 def train() -> None:
     """Train the run that standard input describes."""
     task = json.loads(sys.stdin.buffer.readline())
-    threading.Thread(target=_end_with_the_sweep, daemon=True).start()
+    end_with_parent()
     output: Any = Unbroken(os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8"))
     discard(sys.stdout)  # what a run prints is not for the terminal of the sweep
 
@@ -87,8 +87,12 @@ def train() -> None:
     send(output, folder=folder)
 
 
-def _end_with_the_sweep() -> None:
-    """Wait until standard input is closed, however the process of the sweep has ended, and interrupt this one."""
+def end_with_parent() -> None:
+    """Interrupt this process once standard input is closed, however the process that has started it has ended."""
+    threading.Thread(target=_interrupt_at_the_end, daemon=True).start()
+
+
+def _interrupt_at_the_end() -> None:
     with contextlib.suppress(OSError):
         while os.read(0, 1):
             pass
