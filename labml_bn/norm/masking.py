@@ -38,7 +38,7 @@ def position_weights(mask: Tensor, x: Tensor) -> Tensor:
         )
     if mask.device != x.device:
         raise ValueError(f"expected a mask on {x.device}, as the input, got one on {mask.device}")
-    weights = mask.detach().reshape(long)
+    weights = mask.detach().reshape(long).contiguous()  # else `where` could give x the strides of a transposed mask
     if weights.dtype == torch.bool:
         return weights.to(widen(x.detach()[:0]).dtype)
     if is_readable(weights) and not ((weights >= 0) & (weights < torch.inf)).all():
@@ -98,7 +98,10 @@ def weighted_moments(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor
     """
     x, dims, total = widen(x), all_but_channels(x), weights.sum()
     empty = total == 0
-    total = torch.where(empty, 1, total)
-    mean = (weights * x).sum(dims) / total
-    var = (weights * (x - per_channel(mean, x)).square()).sum(dims) / total
+    shares = weights / torch.where(empty, 1, total)  # divided first, so that large values do not overflow in the sums
+    mean = (shares * x).sum(dims)
+    # Without the rounding error of the shares. If the mean is infinite, the difference is not a number.
+    mean = mean + (shares * (x - per_channel(mean, x))).sum(dims).nan_to_num(0)
+    centered = x - per_channel(mean, x)
+    var = (shares * centered * centered).sum(dims)
     return effective_number(weights), mean, torch.where(empty, 1, var)
