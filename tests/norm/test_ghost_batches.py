@@ -96,6 +96,14 @@ def test_with_a_mask() -> None:
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_the_gradient_has_the_memory_format_of_the_input(memory_format: torch.memory_format) -> None:
+    """It is put together at once, not added up from one tensor of the size of the batch for each part."""
+    x = torch.randn(6, 3, 4, 4).contiguous(memory_format=memory_format).requires_grad_()
+    (dx,) = torch.autograd.grad(BatchNorm(3, ghost_batch_size=2)(x), x, torch.randn(6, 3, 4, 4))
+    assert dx.is_contiguous(memory_format=memory_format)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_memory_format_and_max_pooling(memory_format: torch.memory_format) -> None:
     x = torch.randn(6, 3, 4, 4).contiguous(memory_format=memory_format)
     options: Any = {"activation": "relu", "max_pool": 2}
