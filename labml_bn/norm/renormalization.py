@@ -74,7 +74,7 @@ class Renormalization:
 
     def _relaxed(self, batches: Tensor, end: int) -> Tensor:
         """0 up to `start`, 1 from `end` on, and linear between them."""
-        return ((batches - self.start) / max(end - self.start, 1) + (end == self.start)).clamp(0, 1)
+        return ((batches - self.start) / max(end - self.start, 1) + float(end == self.start)).clamp(0, 1)
 
     def correct(self, layer: _BatchNorm, x: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
         r"""The parameters with which batch normalization of x is its renormalization: $\gamma r$, $\beta + \gamma d$.

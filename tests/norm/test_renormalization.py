@@ -160,6 +160,16 @@ def test_compiled() -> None:
     torch.testing.assert_close(layer.state_dict(), expected.state_dict())
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore::torch.jit.TracerWarning")
+def test_jit_trace() -> None:
+    layer, x = renormalizing(), random(5, 3, 4)
+    expected = copy.deepcopy(layer)
+    traced = torch.jit.trace(layer, random(5, 3, 4, seed=1), check_trace=False)
+    layer.load_state_dict(expected.state_dict())
+    torch.testing.assert_close(traced(x), expected(x))
+    torch.testing.assert_close(layer.state_dict(), expected.state_dict())
+
+
 @pytest.mark.parametrize(
     ("limits", "message"),
     [

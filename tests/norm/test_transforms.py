@@ -265,6 +265,14 @@ def test_symbolic_trace_refuses_hooks() -> None:
         fx.symbolic_trace(network)
 
 
+def test_symbolic_trace_refuses_a_layer_alone() -> None:
+    """A layer is a node of the graph of a network, and cannot be one of its own."""
+    layer = BatchNorm(3)
+    with pytest.raises(ValueError, match=r"trace torch.nn.Sequential\(layer\)"):
+        fx.symbolic_trace(layer)
+    assert fx.symbolic_trace(nn.Sequential(layer))(torch.randn(4, 3)).shape == (4, 3)
+
+
 def test_what_is_observed() -> None:
     x = torch.ones(2)
     assert not is_observed()
