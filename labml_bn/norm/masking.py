@@ -28,6 +28,8 @@ def position_weights(mask: Tensor, x: Tensor) -> Tensor:
     Raises TypeError for another dtype, and ValueError for another shape or device, and for weights that are negative
     or not finite, if their values can be read: not in a compiled graph or under a transform.
     """
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"expected a mask that is a tensor, got one of type {type(mask).__name__}")
     if not (mask.dtype == torch.bool or mask.is_floating_point()):
         raise TypeError(f"expected a mask of bool or a floating dtype, got {mask.dtype}: for 0 and 1, use mask.bool()")
     short, long = (x.shape[0], *x.shape[2:]), (x.shape[0], 1, *x.shape[2:])
@@ -41,13 +43,16 @@ def position_weights(mask: Tensor, x: Tensor) -> Tensor:
     weights = mask.detach().reshape(long).contiguous()  # else `where` could give x the strides of a transposed mask
     if weights.dtype == torch.bool:
         return weights.to(widen(x.detach()[:0]).dtype)
-    if is_readable(weights) and not ((weights >= 0) & (weights < torch.inf)).all():
-        raise ValueError("expected a mask with weights that are finite and not negative")
+    if is_readable(weights) and not (valid := (weights >= 0) & (weights < torch.inf)).all():
+        raise ValueError(
+            "expected a mask with weights that are finite and not negative, "
+            f"got {weights[~valid][0].item()} in a mask of shape {tuple(mask.shape)}"
+        )
     weights = weights.to(torch.promote_types(weights.dtype, widen(x.detach()[:0]).dtype))
     if weights.numel() == 0:
         return weights
     # Their scale does not matter, and the squares of numbers up to 1 do not overflow.
-    return weights / weights.amax().clamp(min=torch.finfo(weights.dtype).tiny)
+    return weights / weights.max().clamp(min=torch.finfo(weights.dtype).tiny)
 
 
 def kept(x: Tensor, weights: Tensor | None) -> Tensor:

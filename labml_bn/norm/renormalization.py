@@ -21,6 +21,7 @@ The paper keeps a moving average of $\sigma_B$. Here it is that of the variance,
 state dicts remain interchangeable and inference remains the same.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -41,8 +42,8 @@ class Renormalization:
     up to 5 at 25,000. The steps are counted by `num_batches_tracked`.
 
     Arguments:
-        r_max: the limit of r, at least 1
-        d_max: the limit of d, at least 0
+        r_max: the limit of r, at least 1 and finite
+        d_max: the limit of d, at least 0 and finite
         start: the number of batches during which r is 1 and d is 0
         r_end, d_end: the numbers of batches from which the limits are `r_max` and `d_max`, at least `start`
 
@@ -57,10 +58,10 @@ class Renormalization:
 
     def __post_init__(self) -> None:
         """Raise ValueError if a limit or a number of batches is out of range."""
-        if not self.r_max >= 1:
-            raise ValueError(f"r_max must be at least 1, got {self.r_max}")
-        if not self.d_max >= 0:
-            raise ValueError(f"d_max must be at least 0, got {self.d_max}")
+        if not 1 <= self.r_max < math.inf:
+            raise ValueError(f"r_max must be at least 1 and finite, got {self.r_max}")
+        if not 0 <= self.d_max < math.inf:
+            raise ValueError(f"d_max must be at least 0 and finite, got {self.d_max}")
         if not 0 <= self.start <= min(self.r_end, self.d_end):
             raise ValueError(
                 f"start must be in [0, r_end] and [0, d_end], got {self.start}, {self.r_end} and {self.d_end}"

@@ -207,8 +207,9 @@ def test_weights_have_no_gradient() -> None:
         (torch.ones(1, 1, 5), ValueError, r"got \(1, 1, 5\)"),
         (torch.ones(4, 5, dtype=torch.int64), TypeError, r"torch.int64: for 0 and 1, use mask.bool\(\)"),
         (torch.ones(4, 5, dtype=torch.complex64), TypeError, "complex64"),
-        (-torch.ones(4, 5), ValueError, "not negative"),
-        (torch.full((4, 5), math.nan), ValueError, "finite"),
+        (torch.ones(4, 5).tolist(), TypeError, "a mask that is a tensor, got one of type list"),
+        (-torch.ones(4, 5), ValueError, r"not negative, got -1.0 in a mask of shape \(4, 5\)"),
+        (torch.full((4, 5), math.nan), ValueError, "finite and not negative, got nan"),
         (torch.full((4, 5), math.inf), ValueError, "finite"),
         (torch.ones(4, 5, device="meta"), ValueError, "a mask on cpu, as the input, got one on meta"),
         (torch.arange(20).view(4, 5) == 7, ValueError, "of which the mask keeps one"),
@@ -216,7 +217,7 @@ def test_weights_have_no_gradient() -> None:
     ids=str,
 )
 @pytest.mark.parametrize("ghost_batch_size", [None, 2])
-def test_bad_masks(mask: Tensor, error: type[Exception], message: str, ghost_batch_size: int | None) -> None:
+def test_bad_masks(mask: Any, error: type[Exception], message: str, ghost_batch_size: int | None) -> None:
     """One sentence each, and the running statistics do not change."""
     layer = BatchNorm(3, ghost_batch_size=ghost_batch_size)
     before = copy.deepcopy(layer.state_dict())

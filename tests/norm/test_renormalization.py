@@ -175,6 +175,8 @@ def test_jit_trace() -> None:
     [
         ({"r_max": 0.5}, "r_max must be at least 1"),
         ({"r_max": float("nan")}, "r_max"),
+        ({"r_max": float("inf")}, "r_max must be at least 1 and finite"),
+        ({"d_max": float("inf")}, "d_max must be at least 0 and finite"),
         ({"d_max": -1.0}, "d_max must be at least 0"),
         ({"start": -1}, "start"),
         ({"start": 30_000}, "start must be in"),
@@ -184,6 +186,12 @@ def test_jit_trace() -> None:
 def test_bad_limits(limits: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Renormalization(**limits)
+
+
+@pytest.mark.parametrize("renorm", [True, 3.0, {"r_max": 3.0}, Renormalization])
+def test_other_types(renorm: Any) -> None:
+    with pytest.raises(TypeError, match="renorm must be a Renormalization or None"):
+        BatchNorm(3, renorm=renorm)
 
 
 def test_without_running_statistics() -> None:

@@ -3,8 +3,10 @@
 import copy
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, fx, nn
@@ -210,6 +212,22 @@ def test_export_with_a_mask() -> None:
     expected = copy.deepcopy(layer)
     torch.testing.assert_close(program(x, mask), expected(x, mask))
     torch.testing.assert_close(program.running_var, expected.running_var)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the older exporter
+@pytest.mark.parametrize("kind", ["none", "bool", "float"])
+@pytest.mark.parametrize("dynamo", [True, False])
+def test_onnx(dynamo: bool, kind: str, tmp_path: Path) -> None:
+    """With and without a mask, by both exporters."""
+    layer = BatchNorm(3, activation="relu")
+    layer(torch.randn(5, 3, 4))
+    mask = mask_for((5, 3, 4), kind)
+    inputs = (torch.randn(5, 3, 4),) if mask is None else (torch.randn(5, 3, 4), mask)
+    torch.onnx.export(layer.eval(), inputs, tmp_path / "layer.onnx", dynamo=dynamo, verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "layer.onnx", providers=["CPUExecutionProvider"])
+    names = [argument.name for argument in session.get_inputs()]
+    (y,) = session.run(None, {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)})
+    torch.testing.assert_close(torch.from_numpy(y), layer(*inputs))
 
 
 @pytest.mark.parametrize("training", [True, False])
