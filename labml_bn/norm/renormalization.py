@@ -87,9 +87,9 @@ class Renormalization:
         assert layer.num_batches_tracked is not None
         state = before_update(layer, layer.running_mean, layer.running_var, layer.num_batches_tracked)
         running_mean, running_var, batches = state
-        r_max, d_max = self.limits(batches)
         _, mean, var = LOCAL.moments(kept(x.detach(), weights), weights)
         deviation = torch.sqrt(widen(running_var) + layer.eps)
+        r_max, d_max = self.limits(batches.to(deviation.dtype))
         r = (torch.sqrt(var + layer.eps) / deviation).clamp(1 / r_max, r_max)
         d = ((mean - widen(running_mean)) / deviation).clamp(-d_max, d_max)
         scale, shift = (r, d) if layer.weight is None else (layer.weight * r, layer.weight * d)
