@@ -3,8 +3,10 @@
 import copy
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, fx, nn
@@ -212,6 +214,22 @@ def test_export_with_a_mask() -> None:
     torch.testing.assert_close(program.running_var, expected.running_var)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the older exporter
+@pytest.mark.parametrize("kind", ["none", "bool", "float"])
+@pytest.mark.parametrize("dynamo", [True, False])
+def test_onnx(dynamo: bool, kind: str, tmp_path: Path) -> None:
+    """With and without a mask, by both exporters."""
+    layer = BatchNorm(3, activation="relu")
+    layer(torch.randn(5, 3, 4))
+    mask = mask_for((5, 3, 4), kind)
+    inputs = (torch.randn(5, 3, 4),) if mask is None else (torch.randn(5, 3, 4), mask)
+    torch.onnx.export(layer.eval(), inputs, tmp_path / "layer.onnx", dynamo=dynamo, verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "layer.onnx", providers=["CPUExecutionProvider"])
+    names = [argument.name for argument in session.get_inputs()]
+    (y,) = session.run(None, {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)})
+    torch.testing.assert_close(torch.from_numpy(y), layer(*inputs))
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_jit_trace(training: bool) -> None:
     """A traced network can be saved and loaded."""
@@ -263,6 +281,14 @@ def test_symbolic_trace_refuses_hooks() -> None:
     network.layers[1].register_forward_hook(lambda layer, args, y: 2 * y)
     with pytest.raises(ValueError, match="cannot trace a layer with hooks: make it a leaf"):
         fx.symbolic_trace(network)
+
+
+def test_symbolic_trace_refuses_a_layer_alone() -> None:
+    """A layer is a node of the graph of a network, and cannot be one of its own."""
+    layer = BatchNorm(3)
+    with pytest.raises(ValueError, match=r"trace torch.nn.Sequential\(layer\)"):
+        fx.symbolic_trace(layer)
+    assert fx.symbolic_trace(nn.Sequential(layer))(torch.randn(4, 3)).shape == (4, 3)
 
 
 def test_what_is_observed() -> None:
