@@ -17,7 +17,7 @@ $$m = \frac{\left(\sum_i w_i\right)^2}{\sum_i w_i^2}$$
 import torch
 from torch import Tensor
 
-from labml_bn.norm.kernels.reference import all_but_channels, moments, per_channel, widen
+from labml_bn.norm.kernels.reference import all_but_channels, moments, per_channel, widen, widest
 from labml_bn.norm.transforms import is_readable
 
 
@@ -42,13 +42,13 @@ def position_weights(mask: Tensor, x: Tensor) -> Tensor:
         raise ValueError(f"expected a mask on {x.device}, as the input, got one on {mask.device}")
     weights = mask.detach().reshape(long).contiguous()  # else `where` could give x the strides of a transposed mask
     if weights.dtype == torch.bool:
-        return weights.to(widen(x.detach()[:0]).dtype)
+        return weights.to(widest(x.dtype))
     if is_readable(weights) and not (valid := (weights >= 0) & (weights < torch.inf)).all():
         raise ValueError(
             "expected a mask with weights that are finite and not negative, "
             f"got {weights[~valid][0].item()} in a mask of shape {tuple(mask.shape)}"
         )
-    weights = weights.to(torch.promote_types(weights.dtype, widen(x.detach()[:0]).dtype))
+    weights = weights.to(widest(weights.dtype, x.dtype))
     if weights.numel() == 0:
         return weights
     # Their scale does not matter, and the squares of numbers up to 1 do not overflow.

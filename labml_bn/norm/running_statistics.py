@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from labml_bn.norm.kernels.reference import widest
 from labml_bn.norm.recomputation import once_per_batch
 from labml_bn.norm.transforms import is_vmapped_alone, outside_transforms
 
@@ -66,7 +67,7 @@ def _update(
     if batches is not None:
         batches.add_(1 if momentum is not None else filled)
         if momentum is None:
-            momentum = 1 / batches.clamp(min=1).to(torch.promote_types(mean.dtype, running_mean.dtype))
+            momentum = 1 / batches.clamp(min=1).to(widest(mean.dtype, running_mean.dtype))
     if not isinstance(filled, Tensor) and filled == 0:
         return
     plain = not isinstance(filled, Tensor) and not torch._C._are_functorch_transforms_active()
@@ -74,7 +75,7 @@ def _update(
         if plain and running.dtype == current.dtype:
             running.lerp_(current, _as(momentum, current))
         else:  # `lerp_` would round to the narrower dtype twice, and cannot be vectorized by vmap
-            current = current.to(torch.promote_types(current.dtype, running.dtype))
+            current = current.to(widest(current.dtype, running.dtype))
             updated = torch.lerp(running.to(current.dtype), current, _as(momentum, current))
             running.copy_(torch.where(filled, updated, running) if isinstance(filled, Tensor) else updated)
 

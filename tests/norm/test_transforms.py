@@ -205,6 +205,20 @@ def test_an_exported_network_trains_as_the_original(strict: bool) -> None:
     assert losses[-1] < losses[30] / 2
 
 
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("training", [True, False])
+def test_an_exported_network_can_be_compiled(training: bool, strict: bool) -> None:
+    torch.compiler.reset()
+    network = Network().train(training)
+    x = random(6, 1, 8, 8)
+    exported = torch.export.export(copy.deepcopy(network), (x,), strict=strict).module()
+    compiled = torch.compile(exported, fullgraph=True, backend="aot_eager")
+    x = x.requires_grad_()
+    y, expected = compiled(x), network(x)
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(torch.autograd.grad((y**3).sum(), x), torch.autograd.grad((expected**3).sum(), x))
+
+
 def test_export_with_a_mask() -> None:
     layer = BatchNorm(3, dtype=torch.float64)
     x, mask = random(5, 3, 4), mask_for((5, 3, 4), "bool")
