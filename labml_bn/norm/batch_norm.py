@@ -9,7 +9,7 @@ nonlinearity.
 normalizes with constants: running statistics, which it averages over the mini-batches during training.
 """
 
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
@@ -188,6 +188,10 @@ class BatchNorm(_BatchNorm):
             if prefix + theirs in state_dict and prefix + ours not in state_dict:
                 state_dict[prefix + ours] = state_dict.pop(prefix + theirs)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """What `torch.jit.script` calls first."""
+        raise NotImplementedError("torch.jit.script does not support BatchNorm: use torch.jit.trace or torch.export")
 
     def extra_repr(self) -> str:
         """The arguments, as printed in the network's `repr`."""

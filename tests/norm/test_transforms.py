@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, jacfwd, jacrev, jvp, vmap
 
-from labml_bn.norm import BatchNorm
+from labml_bn.norm import BatchNorm, BatchNorm2d
 from labml_bn.norm.transforms import is_observed, is_readable
 
 pytestmark = [
@@ -242,6 +242,13 @@ def test_onnx(dynamo: bool, kind: str, tmp_path: Path) -> None:
     names = [argument.name for argument in session.get_inputs()]
     (y,) = session.run(None, {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)})
     torch.testing.assert_close(torch.from_numpy(y), layer(*inputs))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+def test_jit_script_is_refused() -> None:
+    for network in (BatchNorm(3), nn.Sequential(nn.Linear(2, 3), BatchNorm2d(3))):
+        with pytest.raises(NotImplementedError, match="script does not support BatchNorm: use torch.jit.trace"):
+            torch.jit.script(network)
 
 
 @pytest.mark.parametrize("training", [True, False])
