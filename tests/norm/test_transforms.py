@@ -247,7 +247,7 @@ def test_onnx(dynamo: bool, kind: str, tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
 def test_jit_script_is_refused() -> None:
     for network in (BatchNorm(3), nn.Sequential(nn.Linear(2, 3), BatchNorm2d(3))):
-        with pytest.raises(NotImplementedError, match="script does not support BatchNorm: use torch.jit.trace"):
+        with pytest.raises(NotImplementedError, match=r"script does not support BatchNorm: use torch.jit.trace"):
             torch.jit.script(network)
 
 
