@@ -32,9 +32,9 @@ def update_running_statistics(layer: _BatchNorm, count: int | Tensor, mean: Tens
     Derivatives of `torch.func` that are being computed do not change the result. Raises ValueError in a `vmap` over
     several batches with the same running statistics.
     """
-    if layer.running_mean is None or layer.running_var is None:
-        return
     state: tuple[Any, ...] = layer.running_mean, layer.running_var, layer.num_batches_tracked
+    if state[0] is None or state[1] is None:
+        return
     batch: tuple[Any, ...] = count, mean.detach(), var.detach()
     update = functools.partial(_update, layer.momentum, getattr(layer, "unbiased", True))
     if not torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling():
