@@ -90,14 +90,13 @@ def draw(found: Found) -> Figure:
     blocks = np.arange(1, found["normalized: share"].shape[1] + 1)
     for number, name in enumerate(["normalized", "not normalized"]):
         curve(shares, blocks, found[f"{name}: share"], name, number)
-        curve(inputs, blocks, found[f"{name}: input"], name, number)
+        curve(inputs, blocks, np.log10(found[f"{name}: input"]), name, number)
     shares.plot(blocks, 1 / (blocks + 1), "k--", label="theory: 1/(ℓ + 1)")
     shares.plot(blocks, np.full(len(blocks), 0.5), "k:", label="theory: 1/2")
-    inputs.plot(blocks, blocks, "k--", label="theory: ℓ")
-    inputs.plot(blocks, 2.0 ** (blocks - 1), "k:", label="theory: 2^(ℓ − 1)")
-    for axes, what in ((shares, "share of the mean square"), (inputs, "mean square")):
-        axes.set_xscale("log")
-        axes.set_yscale("log")
+    inputs.plot(blocks, np.log10(blocks), "k--", label="theory: ℓ")
+    inputs.plot(blocks, np.log10(2) * (blocks - 1), "k:", label="theory: 2^(ℓ − 1)")
+    shares.set_yscale("log")
+    for axes, what in ((shares, "share of the mean square"), (inputs, "log₁₀ of the mean square")):
         axes.set_xlabel("block ℓ")
         axes.set_ylabel(what)
         axes.legend(fontsize="small")
