@@ -174,7 +174,7 @@ EXPERIMENT = Experiment(
     judge,
     draw,
     seeds=4,
-    size={"channels": 16, "blocks": 3, "samples": 10_000, "epochs": 4, "evaluated": 5000},
+    size={"channels": 16, "blocks": 3, "samples": 10_000, "epochs": 8, "evaluated": 5000},
     quick={"channels": 4, "blocks": 1, "samples": 500, "epochs": 1, "evaluated": 250},
     full={"samples": 55_000, "epochs": 20},
 )
