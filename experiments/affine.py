@@ -159,13 +159,13 @@ def draw(found: Found) -> Figure:
     """The errors by what is trained, and the shares of disabled features."""
     figure, (errors, features) = panels("Errors of the random network, by what is trained", "Features with |γ| < 0.01")
     bars(errors, {name: 100 * (1 - found[f"accuracy: {name}"]) for name in (AFFINE, ELSEWHERE, ALL)})
-    errors.set_yscale("log")
+    errors.set_ylim(bottom=0)
     errors.set_ylabel("% of the test images wrong")
     bars(features, {f"{when} training\nγ and β": 100 * found[f"disabled: {when}"] for when in ("before", "after")})
-    features.axhspan(20, 50, color="black", alpha=0.1, label="claimed")
+    claimed = features.axhspan(20, 50, color="black", alpha=0.1, label="claimed after training")
     features.set_ylabel("% of the features")
     features.set_ylim(bottom=0)
-    features.legend(fontsize="small")
+    features.legend(handles=[claimed], fontsize="small")
     return figure
 
 
