@@ -15,7 +15,7 @@ def test_whitening_decorrelates() -> None:
     for seed in (1, 2):
         torch.manual_seed(seed)
         size = {**whitening.EXPERIMENT.size, **whitening.EXPERIMENT.quick}
-        trials.append(whitening.measure(Trial("whitening", seed), **size))
+        trials.append(whitening.measure(Trial(seed, "whitening"), **size))
     decorrelation, *_ = whitening.judge(stacked(trials))
     assert decorrelation.outcome == HOLDS
 
