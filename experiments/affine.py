@@ -165,7 +165,7 @@ def draw(found: Found) -> Figure:
     claimed = features.axhspan(20, 50, color="black", alpha=0.1, label="claimed after training")
     features.set_ylabel("% of the features")
     features.set_ylim(bottom=0)
-    features.legend(handles=[claimed], fontsize="small")
+    features.legend(handles=[claimed], loc="upper left", fontsize="small")
     return figure
 
 
