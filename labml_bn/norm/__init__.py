@@ -55,6 +55,7 @@ so larger steps can be taken.
 9. `freezing.py`: running statistics that stay as they are
 10. `recomputation.py`: under activation checkpointing, each batch counts once
 11. `diagnosis/__init__.py`: why a network does worse in evaluation than in training
+12. `whitening.py`: full whitening, of which the layer is a simplification
 
 `dimensions.py` has the layer as an instance of PyTorch's `BatchNorm1d`, `2d` and `3d`, which 5 and 6 use. `hooks.py`
 has the context managers that 4, 6 and 11 use, `batches.py` says what 4 and 11 call a network with, and `transforms.py`

@@ -1,81 +1,82 @@
-"""The experiments in the folder, and when the code of one counts as the same."""
-
-import re
 from pathlib import Path
 
 import pytest
 
 from experiments.machinery import catalogue
+from experiments.machinery.catalogue import Entry
 from labml_bn.cli.errors import UsageError
 
-CODE = '''"""Claim 7: it rains.
+EXPERIMENT = '''"""Claim 99: water is wet.
 
-Source: The weather, page 1.
+Source: Someone 2015, §3.
+And what it says.
 
-Measured: what falls.
+Measured: nothing.
+
+Refuted if: never.
 """
 
 def measure(trial):
-    """What falls."""
-    return {"x": 1}  # a comment
+    """It measures."""
+    return {"wet": 1.0}
 
 def judge(found):
     return []
 
-if __name__ == "__main__":
-    pass
+EXPERIMENT = 8
 '''
 
 
-@pytest.fixture
-def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(catalogue, "FOLDER", tmp_path)
-    path = tmp_path / "weather.py"
-    path.write_text(CODE)
-    return path
+@pytest.mark.parametrize("entry", catalogue.entries(), ids=lambda entry: entry.name)
+def test_every_experiment_has_the_same_form(entry: Entry) -> None:
+    """Claim, source, measurement and refutation in the docstring, then the parts in the order of reading."""
+    for heading in ("Claim ", "\n\nSource: ", "\n\nMeasured: ", "\n\nRefuted if: "):
+        assert heading in entry.docstring
+    text = entry.path.read_text()
+    places = [text.index(f"\n{part}") for part in ("def measure(", "def judge(", "def draw(", "EXPERIMENT = ")]
+    assert places == sorted(places)
+    assert text.endswith('\nif __name__ == "__main__":\n    main(__file__)\n')
+    assert entry.load().measure.__doc__
 
 
-def test_every_file_is_found_in_the_order_of_the_claims() -> None:
-    found = catalogue.entries()
-    numbers = [entry.number for entry in found]
+def test_claims_have_numbers_of_their_own() -> None:
+    numbers = [entry.number for entry in catalogue.entries()]
     assert numbers == sorted(set(numbers))
-    assert "bias" in [entry.name for entry in found]
-    for entry in found:
-        assert entry.load().seeds >= 2
-        assert re.search("\nRefuted if: ", entry.docstring), f"{entry.name} does not say what would refute it"
 
 
-def test_what_a_docstring_says(experiment: Path) -> None:
+def test_the_code_is_what_measures(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """The texts, the rule and the figure can change without measuring again."""
+    entry = catalogue.find("bias")
+    path = Path("bias.py")
+    monkeypatch.setattr(catalogue, "FOLDER", path.parent)
+
+    def code(text: str) -> str:
+        path.write_text(text)
+        return entry.code()
+
+    first = code(EXPERIMENT)
+    assert (
+        code(EXPERIMENT.replace("It measures.", "What it measures.").replace("return []", "return [1]  # rule"))
+        == first
+    )
+    assert code(EXPERIMENT.replace("EXPERIMENT = 8", "EXPERIMENT = 9")) == first
+    assert code(EXPERIMENT.replace("1.0", "2.0")) != first
+
+
+def test_the_docstring_says_what_it_is_about(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    path = Path("water.py")
+    monkeypatch.setattr(catalogue, "FOLDER", path.parent)
+    path.write_text(EXPERIMENT)
     (entry,) = catalogue.entries()
-    assert (entry.name, entry.number, entry.claim, entry.source) == ("weather", 7, "it rains", "The weather, page 1")
-
-
-@pytest.mark.parametrize("start", ["It rains.", "Claim 7: it rains", "Claim seven: it rains."])
-def test_a_docstring_of_another_form(experiment: Path, start: str) -> None:
-    experiment.write_text(CODE.replace("Claim 7: it rains.", start))
-    with pytest.raises(ValueError, match=r"weather.py: the docstring must begin with 'Claim N: CLAIM.'"):
+    assert (entry.name, entry.number, entry.claim) == ("water", 99, "water is wet")
+    assert entry.source == "Someone 2015, §3"
+    path.write_text('"""Water is wet."""')
+    with pytest.raises(ValueError, match=r"water.py: the docstring must begin with 'Claim N: CLAIM.'"):
         catalogue.entries()
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "same"),
-    [
-        ("What falls", "What fell", True),
-        ("a comment", "another", True),
-        ("return []", "return [1]", True),
-        ("page 1", "page 2", True),
-        ('{"x": 1}', '{"x": 2}', False),
-        ("def judge", "y = 1\ndef judge", False),
-    ],
-)
-def test_code(experiment: Path, old: str, new: str, same: bool) -> None:
-    """What does not measure can be changed without measuring again."""
-    before = catalogue.find("weather").code()
-    experiment.write_text(CODE.replace(old, new))
-    assert (catalogue.find("weather").code() == before) == same
-
-
-@pytest.mark.parametrize("name", ["bais", "biass", "Bias"])
-def test_the_nearest_name(name: str) -> None:
-    with pytest.raises(UsageError, match=rf"no experiment '{name}': did you mean .*bias"):
-        catalogue.find(name)
+def test_another_name_lists_the_nearest() -> None:
+    with pytest.raises(UsageError, match="there is no experiment 'biass': did you mean bias"):
+        catalogue.find("biass")
+    with pytest.raises(UsageError, match=r"did you mean .*bias.*scale"):
+        catalogue.find("xyzzy")

@@ -1,65 +1,88 @@
-"""A result has what it was made of, its means are SciPy's, and the table has every experiment."""
-
 import json
+import re
 from pathlib import Path
 
-import numpy as np
 import pytest
-import scipy.stats
-from PIL import Image
-from tqdm import tqdm
 
-from experiments.laboratory import HOLDS
-from experiments.machinery import catalogue, results
+from experiments.laboratory import verdict
+from experiments.machinery import catalogue, results, trials
+from experiments.machinery.catalogue import Entry
+from experiments.machinery.results import RESULTS
 from experiments.machinery.trials import Trials
+from tests.experiments.machinery.conftest import Lab
+
+BIAS = catalogue.find("bias")
+MEASURED = {
+    f"{kind}: {what}": 1e-7
+    for kind in ("convolution", "linear")
+    for what in ("change of the output", "gradient of the bias")
+}
 
 
-@pytest.fixture
-def result(folder: Path) -> results.Result:
-    trials = Trials(catalogue.find("bias"), 3, {"batch": 16, "channels": 4}, Path("logs"))
-    trials.measure(3, tqdm(disable=True))
-    return results.write(trials, folder / "out", "python -m experiments.bias --quick")
+def some(seeds: int, change: float) -> Trials:
+    """Seeds of the experiment on biases, with a change of the output that they have measured."""
+    of = Trials(BIAS, seeds, {"batch": 16}, Path("logs"))
+    for seed in range(1, seeds + 1):
+        measured = {**MEASURED, "linear: change of the output": change}
+        trials.store(of.folder / f"{seed}.json", {"measured": measured, "started": seed, "ended": seed + 2})
+    return of
 
 
-def test_result(result: results.Result, folder: Path) -> None:
-    stored = json.loads((folder / "out" / "bias.json").read_text())
-    assert stored["verdict"] == HOLDS
-    assert stored["claim"] == catalogue.find("bias").claim
-    assert list(stored["seeds"]) == ["1", "2", "3"]
-    for name, summary in stored["numbers"].items():
-        values = [seed[name] for seed in stored["seeds"].values()]
-        low, high = scipy.stats.t.interval(0.95, 2, np.mean(values), scipy.stats.sem(values))
-        assert (summary["mean"], summary["low"], summary["high"]) == pytest.approx((np.mean(values), low, high))
-    with Image.open(folder / "out" / "bias.png") as image:
-        assert image.size[0] >= 600
+def test_a_result() -> None:
+    """Its verdict is computed from the numbers."""
+    result = results.write(some(3, 1e-7), Path("folder"), "a command")
+    assert json.loads(Path("folder/bias.json").read_text())["verdict"] == result["verdict"] == "holds"
+    assert (result["seconds"], result["command"]) == (4, "a command")
+    assert result["criteria"][2]["text"] == "linear: change of the output: 1e-07 (± 0, n = 3), claimed below 6e-05"
+    assert Path("folder/bias.png").read_bytes().startswith(b"\x89PNG")
+    assert results.write(some(3, 1.0), Path("folder"), "")["verdict"] == "does not hold"
+    assert results.write(some(1, 1e-7), Path("folder"), "")["verdict"] == "undecided"
+    assert results.read(Path("folder"), "bias")["verdict"] == "undecided"
 
 
-def test_the_table_has_what_was_run_and_what_was_not(result: results.Result, folder: Path) -> None:
-    text = results.write_table(folder / "out").read_text()
-    rows = [line for line in text.splitlines() if line.startswith("| ") and "---" not in line][1:]
-    assert len(rows) == len(catalogue.entries())
-    (row,) = [row for row in rows if "experiments.bias" in row]
-    assert "**holds**" in row
-    assert "[figure](bias.png)" in row
-    assert all(results.NOT_YET_RUN in other for other in rows if other != row)
+def test_the_table() -> None:
+    """Experiments without a result are in it."""
+    results.write(some(3, 1e-7), Path("folder"), "python -m experiments.bias")
+    assert results.write_table(Path("folder")) == Path("folder/RESULTS.md")
+    lines = Path("folder/RESULTS.md").read_text().splitlines()
+    (row,) = [line for line in lines if line.startswith("| 3 ")]
+    cells = [cell.strip() for cell in row.split(" | ")]
+    assert cells[1:3] == [BIAS.claim, "Ioffe & Szegedy 2015, §3.2"]
+    assert cells[4:] == ["**holds**", "[figure](bias.png)", "`python -m experiments.bias`", "4.0 s |"]
+    others = [line for line in lines if "not yet run" in line]
+    assert len(others) == len(catalogue.entries()) - 1
+    assert re.search(r"Measured on: CPU .+, cores \d+, Python .+, torch .+\.", "\n".join(lines))
 
 
-def test_committed_results_are_of_the_default_size() -> None:
-    """Those that there are: in size and seeds, with a figure and the verdict of the present rule."""
-    from experiments.laboratory import verdict
-    from experiments.machinery.trials import found
-
+@pytest.mark.slow
+def test_all(lab: Lab) -> None:
+    """Experiments that have a result of this code are not measured again."""
     for entry in catalogue.entries():
-        if not (content := results.read(results.RESULTS, entry.name)):
-            continue
-        experiment = entry.load()
-        assert content["size"] == json.loads(json.dumps(dict(experiment.size))), entry.name
-        assert len(content["seeds"]) >= experiment.seeds, entry.name
-        seeds = {int(seed): {"measured": measured} for seed, measured in content["seeds"].items()}
-        assert content["verdict"] == verdict(experiment.judge(found(seeds))), entry.name
-        assert (results.RESULTS / f"{entry.name}.png").is_file()
+        if entry.name != "bias":
+            size = {**entry.load().size, **entry.load().quick}
+            key = Trials(entry, 1, size, Path("logs")).key
+            seeds: dict[str, object] = {"1": {}, "2": {}, "3": {}}
+            content = {"key": key, "seeds": seeds, "verdict": "holds", "criteria": [], "command": "", "seconds": 1.0}
+            content["machine"] = {}
+            trials.store(Path("logs/experiments/quick") / f"{entry.name}.json", content)
+    done = lab("--all", "--quick")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "scale: already measured with this code" in done.stdout
+    assert done.stdout.splitlines()[-1] == "Results: logs/experiments/quick/RESULTS.md"
+    assert "bias.png" in Path("logs/experiments/quick/RESULTS.md").read_text()
 
 
-def test_nothing_is_read_from_a_damaged_result(tmp_path: Path) -> None:
-    (tmp_path / "bias.json").write_text('{"verdict": ')
-    assert results.read(tmp_path, "bias") == results.read(tmp_path, "nothing") == {}
+@pytest.mark.parametrize("entry", catalogue.entries(), ids=lambda entry: entry.name)
+def test_committed_results_are_those_of_the_committed_code(entry: Entry) -> None:
+    """The seeds were measured by this code, and by its rule their verdict is the one that is reported."""
+    result = results.read(RESULTS, entry.name)
+    if not result:
+        pytest.skip("not yet run")
+    experiment = entry.load()
+    size = json.loads(trials.dumped(experiment.size))
+    assert result["size"] == size
+    assert len(result["seeds"]) >= experiment.seeds
+    assert result["key"] == Trials(entry, 1, size, Path()).key
+    criteria = experiment.judge(trials.found({n: {"measured": of} for n, of in enumerate(result["seeds"].values())}))
+    assert result["verdict"] == verdict(criteria)
+    assert [each["text"] for each in result["criteria"]] == [str(each) for each in criteria]

@@ -1,74 +1,101 @@
-"""What is stored of the seeds, what of it is used again, and how long measuring took."""
-
 import json
-import math
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from tqdm import tqdm
 
-from experiments.machinery import catalogue
-from experiments.machinery.trials import Trials, dumped, found, seconds, store
+from experiments.machinery import catalogue, trials
+from experiments.machinery.trials import Trials
 from labml_bn.cli.errors import UserError
-
-SIZE = {"batch": 16, "channels": 4}
-
-
-def trials(seeds: int = 2, **size: int) -> Trials:
-    return Trials(catalogue.find("bias"), seeds, {**SIZE, **size}, Path("logs"))
+from tests.experiments.machinery.conftest import BeginLab, Lab
 
 
-def test_measured_in_processes_and_stored() -> None:
-    """Each process begins with its seed; what is stored is not measured again, and what is damaged is."""
-    bar = tqdm(disable=True)
-    trials().measure(2, bar)
-    first = {path.name: path.read_text() for path in trials().folder.iterdir()}
-    assert sorted(first) == ["1.json", "2.json"]
-    assert len({json.loads(text)["measured"]["linear: gradient of the bias"] for text in first.values()}) == 2
-    (trials().folder / "2.json").write_text("{")
-    trials(seeds=3).measure(1, bar)
-    second = {path.name: path.read_text() for path in trials().folder.iterdir()}
-    assert sorted(second) == ["1.json", "2.json", "3.json"]
-    assert second["1.json"] == first["1.json"]
-    assert json.loads(second["2.json"])["measured"] == json.loads(first["2.json"])["measured"]
+def stored() -> list[Path]:
+    return sorted(Path("logs/experiments/seeds/bias").glob("*/[0-9]*.json"))
 
 
-def test_another_size_is_another_measurement() -> None:
-    assert trials().key == trials(seeds=5).key != trials(batch=17).key
+@pytest.mark.slow
+def test_an_interrupted_experiment_resumes(begin_lab: BeginLab, lab: Lab) -> None:
+    options = ["bias", "--quick", "--jobs", "1", "--seeds"]
+    process = begin_lab(*options, "500")
+    while not stored():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    again = "python -m experiments bias --quick --jobs 1 --seeds 500"
+    assert (process.returncode, error) == (
+        130,
+        f"interrupted: what was measured is stored; continue with: {again}\n",
+    )
+    done = {path: path.read_text() for path in stored()}
+    finished = lab(*options, str(len(done) + 1))
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert len(stored()) == len(done) + 1
+    assert all(path.read_text() == content for path, content in done.items())
 
 
-def test_a_seed_that_fails() -> None:
-    """One line with the experiment, the seed and the reason."""
-    with pytest.raises(UserError, match=r"^bias, seed 1: .+"):
-        trials(seeds=1, nonsense=1).measure(1, tqdm(disable=True))
-    assert not trials(seeds=1, nonsense=1).stored()
+@pytest.fixture
+def small_disk(folder: Path) -> Iterator[None]:
+    """The logs on a disk with room for a few files."""
+    command = ["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", "logs"]
+    Path("logs").mkdir()
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting a disk is not permitted here")
+    yield
+    subprocess.run(["umount", "-l", str(folder / "logs")], check=True)
 
 
-def test_values_as_json(tmp_path: Path) -> None:
-    """NaN and infinity come back as NaN."""
-    content = {"measured": {"x": torch.tensor([1.0, math.nan]), "y": np.float64(2), "z": math.inf}}
-    store(tmp_path / "new" / "1.json", content)
-    text = (tmp_path / "new" / "1.json").read_text()
-    assert json.loads(text) == {"measured": {"x": [1.0, None], "y": 2.0, "z": None}}
-    back = found({1: json.loads(text), 2: json.loads(text)})
-    np.testing.assert_array_equal(back["x"], [[1, np.nan]] * 2)
-    np.testing.assert_array_equal(back["z"], [np.nan, np.nan])
-    with pytest.raises(TypeError):
-        dumped(object())
+@pytest.mark.slow
+def test_a_full_disk_loses_nothing_that_was_finished(small_disk: None, lab: Lab) -> None:
+    full = lab("bias", "--quick", "--jobs", "2", "--seeds", "8")
+    assert full.returncode == 1
+    (line,) = full.stderr.splitlines()
+    assert line.startswith("error: bias, seed ")
+    assert line.endswith(": No space left on device")
+    done = {path: path.read_text() for path in stored()}
+    assert done
+    assert all(json.loads(content)["measured"] for content in done.values())
+    subprocess.run(["mount", "-o", "remount,size=10m", "logs"], check=True)
+    assert lab("bias", "--quick", "--jobs", "2", "--seeds", "8").returncode == 0
+    assert len(stored()) == 8
+    assert all(path.read_text() == content for path, content in done.items())
 
 
-def test_what_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"cannot write .*1\.json: "):
-        store(tmp_path / "file" / "1.json", {})
+def test_other_code_or_another_size_is_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = catalogue.find("bias")
+    first = Trials(entry, 2, {"batch": 16}, Path("logs"))
+    trials.store(first.folder / "1.json", {"measured": {"a": 1.0}, "started": 0, "ended": 1})
+    assert list(Trials(entry, 5, {"batch": 16}, Path("logs")).stored()) == [1]  # whatever the number of seeds
+    assert not Trials(entry, 2, {"batch": 32}, Path("logs")).stored()
+    monkeypatch.setattr(catalogue.Entry, "code", lambda self: "other")
+    assert not Trials(entry, 2, {"batch": 16}, Path("logs")).stored()
 
 
-@pytest.mark.parametrize(
-    ("spans", "expected"),
-    [([(0, 2), (1, 4)], 4), ([(0, 2), (10, 11)], 3), ([(5, 9), (6, 7)], 4), ([], 0)],
-    ids=["overlapping", "interrupted", "within", "none"],
-)
-def test_seconds(spans: list[tuple[int, int]], expected: float) -> None:
-    assert seconds({n: {"started": a, "ended": b} for n, (a, b) in enumerate(spans)}) == expected
+def test_a_damaged_file_is_measured_again() -> None:
+    some = Trials(catalogue.find("bias"), 2, {}, Path("logs"))
+    some.folder.mkdir(parents=True)
+    (some.folder / "1.json").write_text('{"measured": ')
+    assert not some.stored()
+
+
+def test_numbers_without_a_word_in_json() -> None:
+    """They are null, and NaN when they are read."""
+    trials.store(Path("1.json"), {"measured": {"a": float("nan"), "b": [1.0, float("inf")]}, "started": 0, "ended": 1})
+    content = json.loads(Path("1.json").read_text())
+    assert content["measured"] == {"a": None, "b": [1.0, None]}
+    assert str(trials.found({1: content})["b"].tolist()) == "[[1.0, nan]]"
+
+
+def test_the_time_is_that_in_which_a_seed_was_measured() -> None:
+    """Not the pause before it was resumed, and what was at the same time counts once."""
+    times = [(0, 10), (5, 12), (100, 101), (6, 7)]
+    assert trials.seconds({n: {"started": a, "ended": b} for n, (a, b) in enumerate(times)}) == 13
+
+
+def test_what_cannot_be_written() -> None:
+    Path("logs").write_text("a file")
+    with pytest.raises(UserError, match=r"cannot write logs/a.json: (File exists|Not a directory)"):
+        trials.store(Path("logs/a.json"), {})

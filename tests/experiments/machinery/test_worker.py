@@ -1,47 +1,38 @@
-"""The process of one seed: it takes its task from standard input, and ends with its parent."""
-
 import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
-ROOT = Path(__file__).parents[3]
+import pytest
 
-
-def start(folder: Path) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "experiments.machinery.worker"],
-        cwd=folder,
-        env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(folder)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+from experiments.machinery import catalogue
 
 
-def task(folder: Path, name: str) -> str:
-    size = {"batch": 16, "channels": 4}
-    path = str(folder / "out" / "7.json")
-    return json.dumps({"name": name, "seed": 7, "size": size, "sweep": "bias", "logs": "logs", "path": path}) + "\n"
+@pytest.mark.slow
+def test_a_seed_is_measured_and_stored(folder: Path, environment: dict[str, str]) -> None:
+    """The same numbers for the same seed. If the file was edited meanwhile, nothing is stored under the old code."""
 
+    def measured(**changes: Any) -> "subprocess.CompletedProcess[str]":
+        task = {"name": "bias", "seed": 1, "size": {"batch": 8, "channels": 4}, "sweep": "s", "logs": "logs"}
+        task |= {"code": catalogue.find("bias").code(), "path": "1.json"} | changes
+        command = [sys.executable, "-m", "experiments.machinery.worker"]
+        # Standard input stays open while it works.
+        with subprocess.Popen(
+            command, cwd=folder, env=environment, text=True, stdin=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            assert process.stdin is not None
+            assert process.stderr is not None
+            process.stdin.write(json.dumps(task) + "\n")
+            process.stdin.flush()
+            errors = process.stderr.read()
+            return subprocess.CompletedProcess(command, process.wait(), stderr=errors)
 
-def test_a_task(folder: Path) -> None:
-    with start(folder) as worker:
-        assert worker.stdin is not None
-        worker.stdin.write(task(folder, "bias"))
-        worker.stdin.flush()
-        assert worker.wait(60) == 0
-    stored = json.loads((folder / "out" / "7.json").read_text())
-    assert stored["started"] < stored["ended"]
-    assert all(value < 1e-4 for value in stored["measured"].values())
-
-
-def test_an_unknown_name_is_one_line(folder: Path) -> None:
-    with start(folder) as worker:
-        assert worker.stdin is not None
-        assert worker.stderr is not None
-        worker.stdin.write(task(folder, "biass"))
-        worker.stdin.flush()
-        assert worker.wait(60) == 2
-        assert len(worker.stderr.read().splitlines()) == 1
+    assert measured().returncode == 0
+    assert measured(path="again.json").returncode == 0
+    first, again = (json.loads(Path(name).read_text()) for name in ("1.json", "again.json"))
+    assert first["measured"] == again["measured"]
+    assert first["started"] < first["ended"]
+    stale = measured(code="0", path="stale.json")
+    assert (stale.returncode, Path("stale.json").exists()) == (1, False)
+    assert stale.stderr.endswith("bias.py has been changed since the experiment was started: start it again\n")
