@@ -165,10 +165,12 @@ class Experiment:
     full: Mapping[str, Any] | None = None
 
 
-def panels(*titles: str) -> tuple[Figure, list[Axes]]:
-    """A figure with panels side by side, each with its title."""
-    figure = Figure(figsize=(max(7.0, 5.5 * len(titles)), 4.5), dpi=100, layout="constrained")
-    axes = list(figure.subplots(1, len(titles), squeeze=False)[0])
+def panels(*titles: str, columns: int = 2) -> tuple[Figure, list[Axes]]:
+    """A figure with panels, each with its title, in rows of so many columns."""
+    columns = min(columns, len(titles))
+    rows = math.ceil(len(titles) / columns)
+    figure = Figure(figsize=(max(7.0, 5 * columns), 4 * rows + 0.5), dpi=100, layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).ravel())[: len(titles)]
     for each, title in zip(axes, titles, strict=True):
         each.set_title(title, fontsize="medium")
         each.grid(alpha=0.3)

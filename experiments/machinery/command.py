@@ -88,16 +88,17 @@ class _Job:
 
 def _job(entry: Entry, options: Namespace) -> _Job:
     """What the options ask for. Raises UsageError if they are impossible."""
-    from experiments.machinery.trials import Trials
-    from labml_bn.training.sweeps import jobs
-
     for name in ("seeds", "jobs"):
         number = getattr(options, name)
         if number is not None and number < 1:
             raise UsageError(f"--{name} {number}: write a number of at least 1")
-    experiment = entry.load()
     if options.full and options.quick:
         raise UsageError("--quick and --full exclude each other")
+
+    from experiments.machinery.trials import Trials
+    from labml_bn.training.sweeps import jobs
+
+    experiment = entry.load()
     if options.full and experiment.full is None:
         raise UsageError(f"{entry.name} has no larger size: run it without --full")
     size = {**experiment.size, **(experiment.quick if options.quick else experiment.full or {} if options.full else {})}

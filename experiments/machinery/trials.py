@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -39,10 +40,15 @@ class Trials:
     size: Mapping[str, Any]
     logs: Path
 
+    @cached_property
+    def code(self) -> str:
+        """The checksum of the code, as it is now."""
+        return self.entry.code()
+
     @property
     def key(self) -> str:
         """What stands for the code and the arguments: numbers with another key are others."""
-        return hashlib.sha256(f"{self.entry.code()} {json.dumps(self.size, sort_keys=True)}".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{self.code} {json.dumps(self.size, sort_keys=True)}".encode()).hexdigest()[:16]
 
     @property
     def folder(self) -> Path:
@@ -69,6 +75,7 @@ class Trials:
                     seed = waiting.pop()
                     task = {
                         "name": self.entry.name,
+                        "code": self.code,
                         "seed": seed,
                         "size": self.size,
                         "sweep": f"{self.entry.name}-{self.key[:6]}",
