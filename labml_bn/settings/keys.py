@@ -87,8 +87,8 @@ _FRACTION = Range("from 0 to below 1", lambda value: 0 <= value < 1)
 _BETAS = Range("two numbers from 0 to below 1", lambda value: len(value) == 2 and all(0 <= beta < 1 for beta in value))
 _NAME = Range("not empty", lambda value: value != "")
 _WORD = Range(
-    "ConvNet, or at most 50 letters, digits, _ and -",
-    lambda value: re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,49}", value) is not None,
+    "ConvNet, or at most 50 letters, digits, ., _ and -",
+    lambda value: re.fullmatch(r"[A-Za-z][A-Za-z0-9._-]{0,49}", value) is not None,
 )
 
 #: What a value of each type is called.
