@@ -27,7 +27,7 @@ def main() -> None:
 
     experiment = catalogue.find(task["name"]).load()
     torch.manual_seed(task["seed"])
-    measured = experiment.measure(Trial(task["name"], task["seed"], Path(task["logs"])), **task["size"])
+    measured = experiment.measure(Trial(task["seed"], task["sweep"], Path(task["logs"])), **task["size"])
     store(Path(task["path"]), {"measured": measured, "started": started, "ended": time.time()})
 
 

@@ -9,7 +9,7 @@ nonlinearity.
 normalizes with constants: running statistics, which it averages over the mini-batches during training.
 """
 
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
@@ -66,13 +66,13 @@ class BatchNorm(_BatchNorm):
     The number of channels is that of these tensors, even if they were replaced after the layer was created, as when a
     network is pruned. A layer without any of them accepts every number of channels.
 
-    Raises ValueError if an argument is out of range. The forward pass raises ValueError if the input has fewer than two
-    dimensions or the wrong number of channels, with `max_pool` if it is not [batch, channels, height, width] with at
-    least 2 × 2 positions or if there is a mask, if the mask has the wrong shape or invalid weights, or if the
-    statistics of a batch are used and it has only one value per channel (the variance would be 0, and the output would
-    not depend on the input). It raises TypeError if the input or the mask has the wrong dtype. An empty batch changes
-    no running statistics. It is counted in `num_batches_tracked`, as in PyTorch, but not with `momentum=None`.
-    (PyTorch counts it there too, and its plain average is then wrong.)
+    Raises ValueError if an argument is out of range, TypeError if `renorm` is not a Renormalization. The forward pass
+    raises ValueError if the input has fewer than two dimensions or the wrong number of channels, with `max_pool` if it
+    is not [batch, channels, height, width] with at least 2 × 2 positions or if there is a mask, if the mask has the
+    wrong shape or invalid weights, or if the statistics of a batch are used and it has only one value per channel (the
+    variance would be 0, and the output would not depend on the input). It raises TypeError if the input or the mask has
+    the wrong dtype. An empty batch changes no running statistics. It is counted in `num_batches_tracked`, as in
+    PyTorch, but not with `momentum=None`. (PyTorch counts it there too, and its plain average is then wrong.)
     """
 
     # Also for layers whose class was changed, and for those that an earlier version has pickled.
@@ -102,6 +102,8 @@ class BatchNorm(_BatchNorm):
         renorm: Renormalization | None = None,
     ) -> None:
         check_arguments(num_features, eps, momentum, activation, max_pool, ghost_batch_size)
+        if not (renorm is None or isinstance(renorm, Renormalization)):
+            raise TypeError(f"renorm must be a Renormalization or None, got {renorm!r}")
         if renorm is not None and not track_running_stats:
             raise ValueError("batch renormalization requires running statistics (track_running_stats=True)")
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
@@ -161,7 +163,8 @@ class BatchNorm(_BatchNorm):
                 raise ValueError(
                     f"expected more than one value per channel to compute a variance, got an input of shape "
                     f"{tuple(batch[0].shape)}{'' if weights is None else ' of which the mask keeps one'}: "
-                    f"use a larger batch{', or evaluate with model.eval()' if self.training else ''}"
+                    f"use a larger batch{'' if size is None else ' or ghost_batch_size'}"
+                    f"{', or evaluate with model.eval()' if self.training else ''}"
                 )
         return batches
 
@@ -185,6 +188,10 @@ class BatchNorm(_BatchNorm):
             if prefix + theirs in state_dict and prefix + ours not in state_dict:
                 state_dict[prefix + ours] = state_dict.pop(prefix + theirs)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """What `torch.jit.script` calls first."""
+        raise NotImplementedError("torch.jit.script does not support BatchNorm: use torch.jit.trace or torch.export")
 
     def extra_repr(self) -> str:
         """The arguments, as printed in the network's `repr`."""
@@ -222,5 +229,5 @@ def check_arguments(
         raise ValueError(f"activation must be one of {', '.join(map(repr, ACTIVATIONS))}, got {activation!r}")
     if max_pool not in MAX_POOLS:
         raise ValueError(f"max_pool must be one of {', '.join(map(repr, MAX_POOLS))}, got {max_pool!r}")
-    if ghost_batch_size is not None and not (isinstance(ghost_batch_size, int) and ghost_batch_size >= 1):
+    if ghost_batch_size is not None and not (type(ghost_batch_size) is int and ghost_batch_size >= 1):
         raise ValueError(f"ghost_batch_size must be an integer of at least 1, or None, got {ghost_batch_size!r}")

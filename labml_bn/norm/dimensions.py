@@ -6,8 +6,9 @@ instance of PyTorch's class too, and accepts only the inputs that this one accep
 
 Two kinds of code need PyTorch's layers themselves, which `restore_batch_norm` gives. Code that creates another layer
 from the attributes that PyTorch's have loses this project's: `torch.nn.SyncBatchNorm.convert_sync_batchnorm` drops
-`unbiased`, `activation` and `max_pool` without a warning. Code that compares classes exactly does not find the layer:
-`torch.ao.quantization.fuse_modules` and eager quantization raise an error; they accept a network after `fold`, too.
+`unbiased`, `activation`, `max_pool`, `ghost_batch_size`, `renorm` and a freeze without a warning. Code that compares
+classes exactly does not find the layer: `torch.ao.quantization.fuse_modules` and eager quantization raise an error;
+they accept a network after `fold`, too.
 """
 
 from torch import Tensor, nn

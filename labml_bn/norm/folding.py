@@ -49,10 +49,10 @@ def fold(model: nn.Module) -> fx.GraphModule:
 
     It supports this project's layers and PyTorch's, after `Conv1d`, `2d`, `3d`, their transposed versions and `Linear`.
     The preceding layer is found by tracing the network with `torch.fx`. A normalization is not folded if it follows
-    anything else, if the output of the preceding layer is also used elsewhere, or if one of the two layers is called
-    more than once, has hooks or parametrizations (weight norm, spectral norm, pruning), or has parameters that the
-    network reads directly. `model` does not change. The result has its own weights, in the dtypes of the original. A
-    folded weight or bias requires a gradient if one of the parameters that it was computed from does.
+    anything else or is called with a mask, if the output of the preceding layer is also used elsewhere, or if one of
+    the two layers is called more than once, has hooks or parametrizations (weight norm, spectral norm, pruning), or has
+    parameters that the network reads directly. `model` does not change. The result has its own weights, in the dtypes
+    of the original. A folded weight or bias requires a gradient if a parameter that it was computed from does.
 
     If a linear layer outputs [batch, length, channels], the layer normalizes dimension 1, the length, and cannot be
     folded. Nor can it be folded after a convolution with unbatched input. If the number of channels does not reveal
@@ -121,6 +121,8 @@ def _foldable_pair(network: fx.GraphModule, node: fx.Node) -> tuple[nn.Module, _
     if not isinstance(previous, fx.Node) or layer is None or not isinstance(norm, _BatchNorm):
         return None
     if type(norm) not in _NORMS or type(layer) not in _LAYERS:
+        return None
+    if any(argument is not None for argument in (*node.args[1:], *node.kwargs.values())):  # a mask
         return None
     if _has_hooks(layer) or _has_hooks(norm):
         return None

@@ -19,6 +19,9 @@ def ghost_batches(x: Tensor, weights: Tensor | None, size: int) -> list[Batch]:
     1, because the statistics of a small rest would be the noisiest, and those of a single sample may not exist. So the
     last, smaller batch of an epoch needs no special treatment.
     """
-    parts = max(1, math.ceil(x.shape[0] / size))
-    split_weights = [None] * parts if weights is None else weights.tensor_split(parts)
-    return list(zip(x.tensor_split(parts), split_weights, strict=True))
+    samples = x.shape[0]
+    parts = max(1, math.ceil(samples / size))
+    sizes = [samples // parts + int(part < samples % parts) for part in range(parts)]
+    # Not `tensor_split`, whose backward pass writes a tensor of the size of the batch for each part.
+    split_weights = [None] * parts if weights is None else weights.split(sizes)
+    return list(zip(x.split(sizes), split_weights, strict=True))

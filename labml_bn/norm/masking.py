@@ -17,7 +17,7 @@ $$m = \frac{\left(\sum_i w_i\right)^2}{\sum_i w_i^2}$$
 import torch
 from torch import Tensor
 
-from labml_bn.norm.kernels.reference import all_but_channels, moments, per_channel, widen
+from labml_bn.norm.kernels.reference import all_but_channels, moments, per_channel, widen, widest
 from labml_bn.norm.transforms import is_readable
 
 
@@ -28,6 +28,8 @@ def position_weights(mask: Tensor, x: Tensor) -> Tensor:
     Raises TypeError for another dtype, and ValueError for another shape or device, and for weights that are negative
     or not finite, if their values can be read: not in a compiled graph or under a transform.
     """
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"expected a mask that is a tensor, got one of type {type(mask).__name__}")
     if not (mask.dtype == torch.bool or mask.is_floating_point()):
         raise TypeError(f"expected a mask of bool or a floating dtype, got {mask.dtype}: for 0 and 1, use mask.bool()")
     short, long = (x.shape[0], *x.shape[2:]), (x.shape[0], 1, *x.shape[2:])
@@ -38,16 +40,19 @@ def position_weights(mask: Tensor, x: Tensor) -> Tensor:
         )
     if mask.device != x.device:
         raise ValueError(f"expected a mask on {x.device}, as the input, got one on {mask.device}")
-    weights = mask.detach().reshape(long)
+    weights = mask.detach().reshape(long).contiguous()  # else `where` could give x the strides of a transposed mask
     if weights.dtype == torch.bool:
-        return weights.to(widen(x.detach()[:0]).dtype)
-    if is_readable(weights) and not ((weights >= 0) & (weights < torch.inf)).all():
-        raise ValueError("expected a mask with weights that are finite and not negative")
-    weights = weights.to(torch.promote_types(weights.dtype, widen(x.detach()[:0]).dtype))
+        return weights.to(widest(x.dtype))
+    if is_readable(weights) and not (valid := (weights >= 0) & (weights < torch.inf)).all():
+        raise ValueError(
+            "expected a mask with weights that are finite and not negative, "
+            f"got {weights[~valid][0].item()} in a mask of shape {tuple(mask.shape)}"
+        )
+    weights = weights.to(widest(weights.dtype, x.dtype))
     if weights.numel() == 0:
         return weights
     # Their scale does not matter, and the squares of numbers up to 1 do not overflow.
-    return weights / weights.amax().clamp(min=torch.finfo(weights.dtype).tiny)
+    return weights / weights.max().clamp(min=torch.finfo(weights.dtype).tiny)
 
 
 def kept(x: Tensor, weights: Tensor | None) -> Tensor:
@@ -98,7 +103,10 @@ def weighted_moments(x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor
     """
     x, dims, total = widen(x), all_but_channels(x), weights.sum()
     empty = total == 0
-    total = torch.where(empty, 1, total)
-    mean = (weights * x).sum(dims) / total
-    var = (weights * (x - per_channel(mean, x)).square()).sum(dims) / total
+    shares = weights / torch.where(empty, 1, total)  # divided first, so that large values do not overflow in the sums
+    mean = (shares * x).sum(dims)
+    # Without the rounding error of the shares. If the mean is infinite, the difference is not a number.
+    mean = mean + (shares * (x - per_channel(mean, x))).sum(dims).nan_to_num(0)
+    centered = x - per_channel(mean, x)
+    var = (shares * centered * centered).sum(dims)
     return effective_number(weights), mean, torch.where(empty, 1, var)

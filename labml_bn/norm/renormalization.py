@@ -21,6 +21,7 @@ The paper keeps a moving average of $\sigma_B$. Here it is that of the variance,
 state dicts remain interchangeable and inference remains the same.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -41,8 +42,8 @@ class Renormalization:
     up to 5 at 25,000. The steps are counted by `num_batches_tracked`.
 
     Arguments:
-        r_max: the limit of r, at least 1
-        d_max: the limit of d, at least 0
+        r_max: the limit of r, at least 1 and finite
+        d_max: the limit of d, at least 0 and finite
         start: the number of batches during which r is 1 and d is 0
         r_end, d_end: the numbers of batches from which the limits are `r_max` and `d_max`, at least `start`
 
@@ -57,10 +58,10 @@ class Renormalization:
 
     def __post_init__(self) -> None:
         """Raise ValueError if a limit or a number of batches is out of range."""
-        if not self.r_max >= 1:
-            raise ValueError(f"r_max must be at least 1, got {self.r_max}")
-        if not self.d_max >= 0:
-            raise ValueError(f"d_max must be at least 0, got {self.d_max}")
+        if not 1 <= self.r_max < math.inf:
+            raise ValueError(f"r_max must be at least 1 and finite, got {self.r_max}")
+        if not 0 <= self.d_max < math.inf:
+            raise ValueError(f"d_max must be at least 0 and finite, got {self.d_max}")
         if not 0 <= self.start <= min(self.r_end, self.d_end):
             raise ValueError(
                 f"start must be in [0, r_end] and [0, d_end], got {self.start}, {self.r_end} and {self.d_end}"
@@ -74,7 +75,7 @@ class Renormalization:
 
     def _relaxed(self, batches: Tensor, end: int) -> Tensor:
         """0 up to `start`, 1 from `end` on, and linear between them."""
-        return ((batches - self.start) / max(end - self.start, 1) + (end == self.start)).clamp(0, 1)
+        return ((batches - self.start) / max(end - self.start, 1) + float(end == self.start)).clamp(0, 1)
 
     def correct(self, layer: _BatchNorm, x: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
         r"""The parameters with which batch normalization of x is its renormalization: $\gamma r$, $\beta + \gamma d$.
@@ -86,9 +87,9 @@ class Renormalization:
         assert layer.num_batches_tracked is not None
         state = before_update(layer, layer.running_mean, layer.running_var, layer.num_batches_tracked)
         running_mean, running_var, batches = state
-        r_max, d_max = self.limits(batches)
         _, mean, var = LOCAL.moments(kept(x.detach(), weights), weights)
         deviation = torch.sqrt(widen(running_var) + layer.eps)
+        r_max, d_max = self.limits(batches.to(deviation.dtype))
         r = (torch.sqrt(var + layer.eps) / deviation).clamp(1 / r_max, r_max)
         d = ((mean - widen(running_mean)) / deviation).clamp(-d_max, d_max)
         scale, shift = (r, d) if layer.weight is None else (layer.weight * r, layer.weight * d)

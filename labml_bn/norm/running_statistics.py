@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from labml_bn.norm.kernels.reference import widest
 from labml_bn.norm.recomputation import once_per_batch
 from labml_bn.norm.transforms import is_vmapped_alone, outside_transforms
 
@@ -31,9 +32,9 @@ def update_running_statistics(layer: _BatchNorm, count: int | Tensor, mean: Tens
     Derivatives of `torch.func` that are being computed do not change the result. Raises ValueError in a `vmap` over
     several batches with the same running statistics.
     """
-    if layer.running_mean is None or layer.running_var is None:
-        return
     state: tuple[Any, ...] = layer.running_mean, layer.running_var, layer.num_batches_tracked
+    if state[0] is None or state[1] is None:
+        return
     batch: tuple[Any, ...] = count, mean.detach(), var.detach()
     update = functools.partial(_update, layer.momentum, getattr(layer, "unbiased", True))
     if not torch._C._are_functorch_transforms_active() or torch.compiler.is_compiling():
@@ -63,19 +64,20 @@ def _update(
     filled: int | Tensor = 0 if isinstance(count, int) and count == 0 else 1
     if isinstance(count, Tensor):  # with a mask: only the values tell whether the batch is empty
         filled = count > 0
-        mean, var = torch.where(filled, mean, running_mean), torch.where(filled, var, running_var)
     if batches is not None:
         batches.add_(1 if momentum is not None else filled)
         if momentum is None:
-            momentum = 1 / batches.clamp(min=1).to(torch.promote_types(mean.dtype, running_mean.dtype))
+            momentum = 1 / batches.clamp(min=1).to(widest(mean.dtype, running_mean.dtype))
     if not isinstance(filled, Tensor) and filled == 0:
         return
+    plain = not isinstance(filled, Tensor) and not torch._C._are_functorch_transforms_active()
     for running, current in ((running_mean, mean), (running_var, var)):
-        if running.dtype == current.dtype and not torch._C._are_functorch_transforms_active():
+        if plain and running.dtype == current.dtype:
             running.lerp_(current, _as(momentum, current))
         else:  # `lerp_` would round to the narrower dtype twice, and cannot be vectorized by vmap
-            current = current.to(torch.promote_types(current.dtype, running.dtype))
-            running.copy_(torch.lerp(running.to(current.dtype), current, _as(momentum, current)))
+            current = current.to(widest(current.dtype, running.dtype))
+            updated = torch.lerp(running.to(current.dtype), current, _as(momentum, current))
+            running.copy_(torch.where(filled, updated, running) if isinstance(filled, Tensor) else updated)
 
 
 def _bessel(count: int | Tensor) -> float | Tensor:

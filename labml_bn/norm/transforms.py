@@ -83,10 +83,12 @@ def is_traced(x: Any) -> bool:
 def traced_call(layer: nn.Module, *arguments: Any) -> Any:
     """The output of a call of `layer` that `torch.fx.symbolic_trace` records, of which the first argument is a proxy.
 
-    The layer becomes one node of the graph, as PyTorch's layers do. Raises ValueError if it has hooks: they would run
-    when the layer is traced, and again when the graph is.
+    The layer becomes one node of the graph, as PyTorch's layers do. Raises ValueError if it is the network itself, of
+    which it cannot be a node, or has hooks: they would run when the layer is traced, and again when the graph is.
     """
+    tracer = arguments[0].tracer
+    if layer is tracer.root:
+        raise ValueError("cannot trace a layer that is not part of a network: trace torch.nn.Sequential(layer)")
     if layer._forward_hooks or layer._forward_pre_hooks:
         raise ValueError("cannot trace a layer with hooks: make it a leaf of the tracer (torch.fx.Tracer)")
-    tracer = arguments[0].tracer
     return tracer.create_proxy("call_module", tracer.path_of_module(layer), arguments, {})

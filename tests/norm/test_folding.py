@@ -137,6 +137,27 @@ def test_not_foldable() -> None:
     torch.testing.assert_close(folded(x), model(x))
 
 
+class Masked(nn.Module):
+    """A convolution and a normalization that is called with a mask, or with None."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.norm = nn.Conv1d(3, 4, 1), BatchNorm(4)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The output [batch, 4, length] for x [batch, 3, length]."""
+        y: Tensor = self.norm(self.convolution(x), mask=mask)
+        return y
+
+
+def test_masks() -> None:
+    """Folding would drop the mask, and with it the zeros in the positions that do not count."""
+    model, x, mask = randomized(Masked()), torch.randn(2, 3, 5), torch.rand(2, 5) < 0.5
+    folded = fold(model)
+    assert count_norms(folded) == 1
+    torch.testing.assert_close(folded(x, mask), model(x, mask))
+
+
 class TanhConvolution(nn.Conv1d):
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input).tanh()

@@ -96,6 +96,14 @@ def test_with_a_mask() -> None:
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_the_gradient_has_the_memory_format_of_the_input(memory_format: torch.memory_format) -> None:
+    """It is put together at once, not added up from one tensor of the size of the batch for each part."""
+    x = torch.randn(6, 3, 4, 4).contiguous(memory_format=memory_format).requires_grad_()
+    (dx,) = torch.autograd.grad(BatchNorm(3, ghost_batch_size=2)(x), x, torch.randn(6, 3, 4, 4))
+    assert dx.is_contiguous(memory_format=memory_format)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_memory_format_and_max_pooling(memory_format: torch.memory_format) -> None:
     x = torch.randn(6, 3, 4, 4).contiguous(memory_format=memory_format)
     options: Any = {"activation": "relu", "max_pool": 2}
@@ -104,7 +112,7 @@ def test_memory_format_and_max_pooling(memory_format: torch.memory_format) -> No
     torch.testing.assert_close(y, torch.cat([BatchNorm(3, **options)(part) for part in x.split(3)]))
 
 
-@pytest.mark.parametrize("size", [0, -1, 2.0, "4", 0.5])
+@pytest.mark.parametrize("size", [0, -1, 2.0, "4", 0.5, True])
 def test_bad_sizes(size: Any) -> None:
     with pytest.raises(ValueError, match="ghost_batch_size must be an integer of at least 1, or None"):
         BatchNorm(3, ghost_batch_size=size)
@@ -114,7 +122,9 @@ def test_a_part_of_one_value() -> None:
     """Three samples in parts of at most two: the second would have no variance. Nothing is changed by the first."""
     layer = BatchNorm(4, ghost_batch_size=2)
     before = copy.deepcopy(layer.state_dict())
-    with pytest.raises(ValueError, match=r"more than one value per channel .* got an input of shape \(1, 4\)"):
+    with pytest.raises(
+        ValueError, match=r"one value per channel .* shape \(1, 4\): use a larger batch or ghost_batch_size"
+    ):
         layer(torch.randn(3, 4))
     torch.testing.assert_close(layer.state_dict(), before, rtol=0, atol=0)
 

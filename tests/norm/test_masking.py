@@ -120,6 +120,43 @@ def test_narrow_dtypes(dtype: torch.dtype) -> None:
     torch.testing.assert_close(cut(y, mask).double(), expected(cut(x.double(), mask)), rtol=eps, atol=8 * 1e-7)
 
 
+@pytest.mark.parametrize(("offset", "scale"), [(1e3, 1.0), (0.0, 1e19), (1e18, 1e18)])
+def test_large_values(offset: float, scale: float) -> None:
+    """In float32, the error is the rounding error of the mean, and neither sums nor squares overflow."""
+    x = (random(64, 2, 400) * scale + offset).float()
+    mask = random_mask(tuple(x.shape))
+    layer = BatchNorm(2)
+    y = layer(x.where(mask.unsqueeze(1), torch.inf), mask)
+    values = cut(x.double(), mask)
+    expected = (values - values.mean(0)) / torch.sqrt(values.var(0, correction=0) + 1e-5)
+    rounding = torch.finfo(torch.float32).eps * (8 + offset / scale / 3)
+    torch.testing.assert_close(cut(y, mask).double(), expected, rtol=0, atol=rounding)
+    assert layer.running_var is not None
+    torch.testing.assert_close(layer.running_var.double(), 0.9 + 0.1 * values.var(0), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_the_output_has_the_memory_format_of_the_input(memory_format: torch.memory_format, transposed: bool) -> None:
+    """Whatever the strides of the mask are."""
+    x = torch.randn(4, 3, 5, 6).contiguous(memory_format=memory_format)
+    mask = torch.rand(4, 6, 5).transpose(1, 2) if transposed else torch.rand(5, 6).expand(4, 5, 6)
+    for training in (True, False):
+        y = BatchNorm(3).train(training)(x, mask)
+        assert y.is_contiguous(memory_format=memory_format)
+
+
+def test_infinity_that_counts() -> None:
+    """The mean is infinite, as without a mask, and a batch in which nothing counts does not change that."""
+    x = random(6, 2)
+    x[0, 0] = torch.inf
+    layer, expected = layers(2)
+    for mask in (torch.ones(6), torch.zeros(6)):
+        layer(x, mask)
+        expected(x[mask.bool()])
+        torch.testing.assert_close(layer.state_dict(), expected.state_dict(), equal_nan=True)
+
+
 @pytest.mark.parametrize("momentum", [0.1, None])
 def test_an_empty_mask_is_an_empty_batch(momentum: float | None) -> None:
     layer, expected = layers(3, momentum=momentum)
@@ -170,8 +207,9 @@ def test_weights_have_no_gradient() -> None:
         (torch.ones(1, 1, 5), ValueError, r"got \(1, 1, 5\)"),
         (torch.ones(4, 5, dtype=torch.int64), TypeError, r"torch.int64: for 0 and 1, use mask.bool\(\)"),
         (torch.ones(4, 5, dtype=torch.complex64), TypeError, "complex64"),
-        (-torch.ones(4, 5), ValueError, "not negative"),
-        (torch.full((4, 5), math.nan), ValueError, "finite"),
+        (torch.ones(4, 5).tolist(), TypeError, "a mask that is a tensor, got one of type list"),
+        (-torch.ones(4, 5), ValueError, r"not negative, got -1.0 in a mask of shape \(4, 5\)"),
+        (torch.full((4, 5), math.nan), ValueError, "finite and not negative, got nan"),
         (torch.full((4, 5), math.inf), ValueError, "finite"),
         (torch.ones(4, 5, device="meta"), ValueError, "a mask on cpu, as the input, got one on meta"),
         (torch.arange(20).view(4, 5) == 7, ValueError, "of which the mask keeps one"),
@@ -179,7 +217,7 @@ def test_weights_have_no_gradient() -> None:
     ids=str,
 )
 @pytest.mark.parametrize("ghost_batch_size", [None, 2])
-def test_bad_masks(mask: Tensor, error: type[Exception], message: str, ghost_batch_size: int | None) -> None:
+def test_bad_masks(mask: Any, error: type[Exception], message: str, ghost_batch_size: int | None) -> None:
     """One sentence each, and the running statistics do not change."""
     layer = BatchNorm(3, ghost_batch_size=ghost_batch_size)
     before = copy.deepcopy(layer.state_dict())

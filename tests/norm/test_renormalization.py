@@ -58,7 +58,7 @@ def test_against_the_formula(r_max: float, d_max: float, affine: bool) -> None:
         assert (d.abs() == 0.5).any()
         assert (d.abs() < 0.5).any()
     y = layer(x)
-    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)  # the limits are in float64 too
     results = []
     for output in (y, expected):
         first = torch.autograd.grad(output, [x, *layer.parameters()], dy, create_graph=True)
@@ -160,11 +160,23 @@ def test_compiled() -> None:
     torch.testing.assert_close(layer.state_dict(), expected.state_dict())
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore::torch.jit.TracerWarning")
+def test_jit_trace() -> None:
+    layer, x = renormalizing(), random(5, 3, 4)
+    expected = copy.deepcopy(layer)
+    traced = torch.jit.trace(layer, random(5, 3, 4, seed=1), check_trace=False)
+    layer.load_state_dict(expected.state_dict())
+    torch.testing.assert_close(traced(x), expected(x))
+    torch.testing.assert_close(layer.state_dict(), expected.state_dict())
+
+
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
         ({"r_max": 0.5}, "r_max must be at least 1"),
         ({"r_max": float("nan")}, "r_max"),
+        ({"r_max": float("inf")}, "r_max must be at least 1 and finite"),
+        ({"d_max": float("inf")}, "d_max must be at least 0 and finite"),
         ({"d_max": -1.0}, "d_max must be at least 0"),
         ({"start": -1}, "start"),
         ({"start": 30_000}, "start must be in"),
@@ -174,6 +186,12 @@ def test_compiled() -> None:
 def test_bad_limits(limits: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Renormalization(**limits)
+
+
+@pytest.mark.parametrize("renorm", [True, 3.0, {"r_max": 3.0}, Renormalization])
+def test_other_types(renorm: Any) -> None:
+    with pytest.raises(TypeError, match="renorm must be a Renormalization or None"):
+        BatchNorm(3, renorm=renorm)
 
 
 def test_without_running_statistics() -> None:

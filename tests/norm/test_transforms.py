@@ -3,15 +3,17 @@
 import copy
 import io
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, fx, nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, jacfwd, jacrev, jvp, vmap
 
-from labml_bn.norm import BatchNorm
+from labml_bn.norm import BatchNorm, BatchNorm2d
 from labml_bn.norm.transforms import is_observed, is_readable
 
 pytestmark = [
@@ -203,6 +205,20 @@ def test_an_exported_network_trains_as_the_original(strict: bool) -> None:
     assert losses[-1] < losses[30] / 2
 
 
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("training", [True, False])
+def test_an_exported_network_can_be_compiled(training: bool, strict: bool) -> None:
+    torch.compiler.reset()
+    network = Network().train(training)
+    x = random(6, 1, 8, 8)
+    exported = torch.export.export(copy.deepcopy(network), (x,), strict=strict).module()
+    compiled = torch.compile(exported, fullgraph=True, backend="aot_eager")
+    x = x.requires_grad_()
+    y, expected = compiled(x), network(x)
+    torch.testing.assert_close(y, expected)
+    torch.testing.assert_close(torch.autograd.grad((y**3).sum(), x), torch.autograd.grad((expected**3).sum(), x))
+
+
 def test_export_with_a_mask() -> None:
     layer = BatchNorm(3, dtype=torch.float64)
     x, mask = random(5, 3, 4), mask_for((5, 3, 4), "bool")
@@ -210,6 +226,29 @@ def test_export_with_a_mask() -> None:
     expected = copy.deepcopy(layer)
     torch.testing.assert_close(program(x, mask), expected(x, mask))
     torch.testing.assert_close(program.running_var, expected.running_var)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the older exporter
+@pytest.mark.parametrize("kind", ["none", "bool", "float"])
+@pytest.mark.parametrize("dynamo", [True, False])
+def test_onnx(dynamo: bool, kind: str, tmp_path: Path) -> None:
+    """With and without a mask, by both exporters."""
+    layer = BatchNorm(3, activation="relu")
+    layer(torch.randn(5, 3, 4))
+    mask = mask_for((5, 3, 4), kind)
+    inputs = (torch.randn(5, 3, 4),) if mask is None else (torch.randn(5, 3, 4), mask)
+    torch.onnx.export(layer.eval(), inputs, tmp_path / "layer.onnx", dynamo=dynamo, verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "layer.onnx", providers=["CPUExecutionProvider"])
+    names = [argument.name for argument in session.get_inputs()]
+    (y,) = session.run(None, {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)})
+    torch.testing.assert_close(torch.from_numpy(y), layer(*inputs))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+def test_jit_script_is_refused() -> None:
+    for network in (BatchNorm(3), nn.Sequential(nn.Linear(2, 3), BatchNorm2d(3))):
+        with pytest.raises(NotImplementedError, match=r"script does not support BatchNorm: use torch.jit.trace"):
+            torch.jit.script(network)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -263,6 +302,14 @@ def test_symbolic_trace_refuses_hooks() -> None:
     network.layers[1].register_forward_hook(lambda layer, args, y: 2 * y)
     with pytest.raises(ValueError, match="cannot trace a layer with hooks: make it a leaf"):
         fx.symbolic_trace(network)
+
+
+def test_symbolic_trace_refuses_a_layer_alone() -> None:
+    """A layer is a node of the graph of a network, and cannot be one of its own."""
+    layer = BatchNorm(3)
+    with pytest.raises(ValueError, match=r"trace torch.nn.Sequential\(layer\)"):
+        fx.symbolic_trace(layer)
+    assert fx.symbolic_trace(nn.Sequential(layer))(torch.randn(4, 3)).shape == (4, 3)
 
 
 def test_what_is_observed() -> None:

@@ -146,7 +146,12 @@ def before_pooling(
 
 def widen(x: Tensor) -> Tensor:
     """Convert x to float32, unless its dtype is wider."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x.to(widest(x.dtype))
+
+
+def widest(*dtypes: torch.dtype) -> torch.dtype:
+    """The widest of some floating dtypes, at least float32. `torch.promote_types` would be a node of a graph."""
+    return torch.float64 if torch.float64 in dtypes else torch.float32
 
 
 def per_channel(vector: Tensor, x: Tensor) -> Tensor:
