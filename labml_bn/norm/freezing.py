@@ -13,15 +13,22 @@ Neither changes the state dict. Neither stops $\gamma$ and $\beta$ from learning
 """
 
 import contextlib
+import threading
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from labml_bn.norm.batch_norm import BatchNorm
+from labml_bn.norm.dimensions import TORCH_CLASSES
 
 _Network = TypeVar("_Network", bound=nn.Module)
+
+#: The attribute that a layer has in blocks of `frozen_statistics`: in how many, and its `track_running_stats` outside.
+_BLOCKS = "_frozen_blocks"
+_lock = threading.Lock()
 
 
 @contextlib.contextmanager
@@ -36,18 +43,43 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
     (0, [0.0, 0.0])
 
     It supports this project's layers and PyTorch's. Outputs and gradients are those without the block: in training, the
-    layers normalize with the batch, in evaluation with the running statistics. Blocks can be nested. A function that
-    `torch.compile` has compiled is compiled once more for its first call in a block.
+    layers normalize with the batch, in evaluation with the running statistics. Blocks can be nested, and overlap in
+    generators and threads. They are for the model, in whichever thread it is called. A function that `torch.compile`
+    has compiled is compiled once more for its first call in a block.
     """
-    # The layers then neither update the running statistics nor count the batch; in evaluation they still use them.
-    tracking = {layer: layer.track_running_stats for layer in model.modules() if isinstance(layer, _BatchNorm)}
+    layers = [layer for layer in model.modules() if isinstance(layer, _BatchNorm)]
+    entered = []
     try:
-        for layer in tracking:
-            layer.track_running_stats = False
+        with _locked():
+            for layer in layers:
+                _enter_block(layer)
+                entered.append(layer)
         yield
     finally:
-        for layer, tracks in tracking.items():
-            layer.track_running_stats = tracks
+        with _locked():
+            for layer in entered:
+                _leave_block(layer)
+
+
+def _locked() -> contextlib.AbstractContextManager[Any]:
+    """The lock that makes changes in several threads follow each other. A graph cannot contain it."""
+    return contextlib.nullcontext() if torch.compiler.is_compiling() else _lock
+
+
+def _enter_block(layer: _BatchNorm) -> None:
+    """Stop the layer from updating the running statistics and counting batches; in evaluation it still uses them."""
+    blocks, tracks = getattr(layer, _BLOCKS, (0, layer.track_running_stats))
+    setattr(layer, _BLOCKS, (blocks + 1, tracks))
+    layer.track_running_stats = False
+
+
+def _leave_block(layer: _BatchNorm) -> None:
+    blocks, tracks = getattr(layer, _BLOCKS)
+    if blocks > 1:
+        setattr(layer, _BLOCKS, (blocks - 1, tracks))
+    else:
+        layer.track_running_stats = tracks
+        delattr(layer, _BLOCKS)
 
 
 def freeze(model: _Network) -> _Network:
@@ -59,15 +91,16 @@ def freeze(model: _Network) -> _Network:
 
     A frozen layer has `layer.frozen` set, also in copies and pickles. `model` may be a single layer. Weight and bias go
     on learning, unless `requires_grad_(False)` stops them too. `estimate_population` sets the statistics of frozen
-    layers as well. Returns `model`. Raises ValueError, and changes nothing, if a batch normalization layer is one of
-    PyTorch's, which has no such state, or keeps no running statistics.
+    layers as well. Returns `model`. Raises ValueError, and changes nothing, if a batch normalization layer is not a
+    `BatchNorm`, such as PyTorch's, which have no such state, or keeps no running statistics.
     """
     layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, _BatchNorm)}
     ours = [layer for layer in layers.values() if isinstance(layer, BatchNorm)]
     for name, layer in layers.items():
         if layer not in ours:
-            kind = type(layer).__name__
-            raise ValueError(f"cannot freeze layer {name!r}, a {kind}: call convert_batch_norm(model) first")
+            kind, convertible = type(layer).__name__, type(layer) in TORCH_CLASSES.values()
+            remedy = "call convert_batch_norm(model) first" if convertible else "it is not a BatchNorm of this project"
+            raise ValueError(f"cannot freeze layer {name!r}, a {kind}: {remedy}")
         if layer.running_mean is None:
             raise ValueError(f"cannot freeze layer {name!r}: no running statistics (track_running_stats=False)")
     for layer in ours:

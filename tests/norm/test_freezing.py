@@ -3,8 +3,10 @@
 import copy
 import io
 import pickle
+import sys
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -142,6 +144,57 @@ def test_blocks_are_nested_and_end_with_an_exception() -> None:
     assert shared.num_batches_tracked == 2
 
 
+def test_blocks_that_overlap() -> None:
+    """Blocks of generators and threads need not end in the reverse order; the last one to end restores the layers."""
+    model = nn.Sequential(BatchNorm(3), nn.BatchNorm1d(3), nn.BatchNorm1d(3, track_running_stats=False))
+    tracking = [True, True, False]
+    blocks = [frozen_statistics(model) for _ in range(3)]
+    for block in blocks:
+        block.__enter__()
+    for block in blocks:
+        assert not any(layer.track_running_stats for layer in model)
+        block.__exit__(None, None, None)
+    assert [layer.track_running_stats for layer in model] == tracking
+
+
+def test_blocks_in_threads() -> None:
+    model = nn.Sequential(*(BatchNorm(3) for _ in range(20)))
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+
+        def use() -> None:
+            for _ in range(200):
+                with frozen_statistics(model):
+                    assert not any(layer.track_running_stats for layer in model)
+
+        with ThreadPoolExecutor(4) as threads:
+            for done in [threads.submit(use) for _ in range(4)]:
+                done.result()
+    finally:
+        sys.setswitchinterval(interval)
+    assert all(layer.track_running_stats for layer in model)
+
+
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS)
+def test_block_in_a_compiled_function(layer: Callable[[int], nn.Module]) -> None:
+    torch.compiler.reset()
+    model = net(layer)
+
+    def both(x: Tensor) -> Any:
+        with frozen_statistics(model):
+            y = model(2 * x)
+        return y + model(x)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for step in (2, 3):
+            torch.compile(both, fullgraph=True, backend="aot_eager")(random(8, 3))
+            assert model.get_buffer("1.num_batches_tracked") == step
+    assert all(each.track_running_stats for each in (model[1], model[4]))
+    torch.compiler.reset()
+
+
 def test_block_around_a_compiled_network() -> None:
     """The graphs of both states are kept: alternating between them compiles nothing again."""
     torch.compiler.reset()
@@ -257,6 +310,9 @@ def test_layers_that_cannot_be_frozen() -> None:
         freeze(model)
     assert not model.get_submodule("0").frozen
     freeze(convert_batch_norm(model))
+    for other in (nn.SyncBatchNorm(3), nn.LazyBatchNorm1d(), type("Own", (nn.BatchNorm2d,), {})(3)):
+        with pytest.raises(ValueError, match=r"layer '0', a .*: it is not a BatchNorm of this project"):
+            freeze(nn.Sequential(other))
     with pytest.raises(ValueError, match=r"layer '1': no running statistics \(track_running_stats=False\)"):
         freeze(nn.Sequential(BatchNorm(3), BatchNorm(3, track_running_stats=False)))
 
