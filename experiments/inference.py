@@ -1,8 +1,8 @@
 """Claim 8: inference needs population statistics.
 
-Source: Ioffe & Szegedy 2015, §3.1. Normalization with the statistics of the batch is neither necessary nor desirable
-during inference: the output should depend only on the input, deterministically. So after training, the statistics of
-the population are used, or moving averages over the batches of training.
+Source: Ioffe & Szegedy 2015, §3.1, as summarised by this project. Normalization with the statistics of the batch is
+neither necessary nor desirable during inference: the output should depend only on the input, deterministically. So
+after training, the statistics of the population are used, or moving averages over the batches of training.
 
 Measured: a network trained for one epoch; its accuracy on the test images with the running average of training, for
 several momenta (its weight of the newest batch; "cumulative" is the plain average), with statistics that are computed
