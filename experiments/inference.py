@@ -121,7 +121,6 @@ def draw(found: Found) -> Figure:
         "Computed again",
         "Statistics of the test batch",
         "In two different batches",
-        columns=4,
     )
     momenta = found["momenta"][0]
     order = np.argsort(momenta)  # NaN, the plain average, is the last
@@ -139,10 +138,9 @@ def draw(found: Found) -> Figure:
         each.set_xscale("log")
     for each in axes[:3]:
         each.set_yscale("log")
-        each.set_ylabel("share of test images classified wrongly")
-    axes[3].set_ylabel("share of test images classified otherwise")
-    for each in axes[1:3]:
-        each.sharey(axes[0])
+        each.set_ylim(0.005, 0.5)
+        each.set_ylabel("share of test images, wrong")
+    axes[3].set_ylabel("share of test images, other class")
     return figure
 
 
