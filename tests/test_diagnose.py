@@ -28,8 +28,7 @@ def test_healthy(command: Run, trained: Path, work: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("norm", ["batch_norm", "torch"])
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize(("norm", "seed"), [("batch_norm", 1), ("torch", 2)])
 def test_runs_are_healthy(command: Run, small: list[str], norm: str, seed: int) -> None:
     assert command("train", *small, "train_samples=3000", f"norm={norm}", f"seed={seed}").returncode == 0
     done = command("diagnose", "latest")

@@ -235,7 +235,7 @@ INFINITE: dict[str, tuple[dict[float, float], float]] = {
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize(
     ("shape", "dtype"),
-    [*[((4, 3, 5, 2), dtype) for dtype in DTYPES], *[(shape, torch.float32) for shape in ((70, 17), *LARGE)]],
+    [*[((4, 3, 5, 2), dtype) for dtype in DTYPES], *[(shape, torch.float32) for shape in ((70, 17), *LARGE[::2])]],
     ids=str,
 )
 def test_the_mean_of_infinite_values(
