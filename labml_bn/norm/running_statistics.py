@@ -70,13 +70,16 @@ def _update(
             momentum = 1 / batches.clamp(min=1).to(widest(mean.dtype, running_mean.dtype))
     if not isinstance(filled, Tensor) and filled == 0:
         return
-    plain = not isinstance(filled, Tensor) and not torch._C._are_functorch_transforms_active()
+    in_one_step = not isinstance(filled, Tensor) and not torch._C._are_functorch_transforms_active()
     for running, current in ((running_mean, mean), (running_var, var)):
-        if plain and running.dtype == current.dtype:
-            running.lerp_(current, _as(momentum, current))
-        else:  # `lerp_` would round to the narrower dtype twice, and cannot be vectorized by vmap
+        if in_one_step and isinstance(momentum, float) and momentum < 0.5 and running.dtype == current.dtype:
+            running.lerp_(current, momentum)
+        else:
+            # `lerp_` would round to the narrower dtype twice, make NaN of infinity for large momenta, and cannot be
+            # vectorized by vmap.
             current = current.to(widest(current.dtype, running.dtype))
-            updated = torch.lerp(running.to(current.dtype), current, _as(momentum, current))
+            share = _as(momentum, current)
+            updated = (1 - share) * running + share * current
             running.copy_(torch.where(filled, updated, running) if isinstance(filled, Tensor) else updated)
 
 

@@ -279,8 +279,9 @@ def test_values_whose_differences_or_squares_overflow(
     assert var.isposinf().all()
 
 
-def test_running_mean_with_infinite_values() -> None:
-    layer = BatchNorm(2)
+@pytest.mark.parametrize("momentum", [0.1, 0.5, 0.9, None])
+def test_running_mean_with_infinite_values(momentum: float | None) -> None:
+    layer = BatchNorm(2, momentum=momentum)
     x = random((8, 2, 3), torch.float32)
     x[0, 0, 0] = torch.inf
     layer(x)
