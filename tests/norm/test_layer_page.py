@@ -3,11 +3,15 @@
 import re
 import warnings
 from collections.abc import Iterator
+from inspect import isfunction
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from labml_bn.norm.diagnosis import words
+from tests.norm.test_pytorch import anchor
 
 PAGE = Path(__file__).parents[2] / "docs" / "layer.md"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -36,8 +40,20 @@ def test_examples_run() -> None:
 
 
 def test_links() -> None:
-    for target in re.findall(r"\]\(([^)]+)\)", TEXT):
-        assert target.startswith("https://") or (PAGE.parent / target.partition("#")[0]).exists(), target
+    sections = {anchor(heading) for heading in re.findall(r"^## (.*)", TEXT, flags=re.MULTILINE)}
+    targets = re.findall(r"\]\(([^)]+)\)", TEXT)
+    for target in targets:
+        file, _, section = target.partition("#")
+        assert target.startswith("https://") or (PAGE.parent / file).exists(), target
+        assert file or section in sections, target
+    assert sections <= {target.removeprefix("#") for target in targets}  # the table at the top has each section
+
+
+def test_the_causes_that_diagnose_knows() -> None:
+    """The table has all of them and no other. Each is a function of that name, which explains it."""
+    known = [name for name, value in vars(words).items() if isfunction(value) and value.__module__ == words.__name__]
+    named = re.findall(r"^\| `(\w+)` \|.*\|.*\|$", TEXT, flags=re.MULTILINE)
+    assert sorted(named) == sorted(name for name in known if not name.startswith("_"))
 
 
 def test_every_test_it_names_exists() -> None:
