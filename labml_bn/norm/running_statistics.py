@@ -79,7 +79,7 @@ def _update(
             # vectorized by vmap.
             current = current.to(widest(current.dtype, running.dtype))
             share = _as(momentum, current)
-            updated = (1 - share) * running + share * current
+            updated = (1 - share) * running.to(current.dtype) + share * current
             running.copy_(torch.where(filled, updated, running) if isinstance(filled, Tensor) else updated)
 
 
