@@ -1,7 +1,7 @@
 """Claim 3: a bias before batch normalization has no effect.
 
-Source: Ioffe & Szegedy 2015, §3.2. In BN(Wu + b) the mean subtraction cancels b, and β takes its role. So the output is
-the same with any bias, and the gradient of the bias is 0.
+Source: Ioffe & Szegedy 2015, §3.2, as summarised by this project. In BN(Wu + b) the mean subtraction cancels b, and β
+takes its role. So the output is the same with any bias, and the gradient of the bias is 0.
 
 Measured: a convolution and a linear layer, each with a random bias up to 10 standard deviations of its output, before
 the normalization. (a) The largest difference between the output and that without a bias, where the outputs have

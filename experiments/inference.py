@@ -1,8 +1,8 @@
 """Claim 8: inference needs population statistics.
 
-Source: Ioffe & Szegedy 2015, §3.1. Normalization with the statistics of the batch is neither necessary nor desirable
-during inference: the output should depend only on the input, deterministically. So after training, the statistics of
-the population are used, or moving averages over the batches of training.
+Source: Ioffe & Szegedy 2015, §3.1, as summarised by this project. Normalization with the statistics of the batch is
+neither necessary nor desirable during inference: the output should depend only on the input, deterministically. So
+after training, the statistics of the population are used, or moving averages over the batches of training.
 
 Measured: a network trained for one epoch; its accuracy on the test images with the running average of training, for
 several momenta (its weight of the newest batch; "cumulative" is the plain average), with statistics that are computed
@@ -121,7 +121,6 @@ def draw(found: Found) -> Figure:
         "Computed again",
         "Statistics of the test batch",
         "In two different batches",
-        columns=4,
     )
     momenta = found["momenta"][0]
     order = np.argsort(momenta)  # NaN, the plain average, is the last
@@ -139,10 +138,9 @@ def draw(found: Found) -> Figure:
         each.set_xscale("log")
     for each in axes[:3]:
         each.set_yscale("log")
-        each.set_ylabel("share of test images classified wrongly")
-    axes[3].set_ylabel("share of test images classified otherwise")
-    for each in axes[1:3]:
-        each.sharey(axes[0])
+        each.set_ylim(0.005, 0.5)
+        each.set_ylabel("share of test images, wrong")
+    axes[3].set_ylabel("share of test images, other class")
     return figure
 
 

@@ -1,7 +1,8 @@
 """Claim 4: batch normalization is invariant to the scale of the weights, and stable at larger learning rates.
 
-Source: Ioffe & Szegedy 2015, §3.3. For a scalar a, BN((aW)u) = BN(Wu); the gradient by u is the same, and the gradient
-by aW is 1/a of that by W. So larger weights get smaller gradients, and larger learning rates do not make them explode.
+Source: Ioffe & Szegedy 2015, §3.3, as summarised by this project. For a scalar a, BN((aW)u) = BN(Wu); the gradient by u
+is the same, and the gradient by aW is 1/a of that by W. So larger weights get smaller gradients, and larger learning
+rates do not make them explode.
 
 Measured: (1) for a from 1e-3 to 1e3, how far the output (largest difference, where it has variance 1) and both
 gradients (relative norm of the difference) of a convolution with BN are from these equations. They leave out the ε that

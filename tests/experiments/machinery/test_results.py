@@ -47,7 +47,7 @@ def test_the_table() -> None:
     lines = Path("folder/RESULTS.md").read_text().splitlines()
     (row,) = [line for line in lines if line.startswith("| 3 ")]
     cells = [cell.strip() for cell in row.split(" | ")]
-    assert cells[1:3] == [BIAS.claim, "Ioffe & Szegedy 2015, §3.2"]
+    assert cells[1:3] == [BIAS.claim, BIAS.source]
     assert cells[4:] == ["**holds**", "[figure](bias.png)", "`python -m experiments.bias`", "4.0 s |"]
     others = [line for line in lines if "not yet run" in line]
     assert len(others) == len(catalogue.entries()) - 1
