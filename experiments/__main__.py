@@ -5,7 +5,9 @@
     python -m experiments --all           those without a result of the present code; writes RESULTS.md
     python -m experiments --all --quick   each in seconds, to see that it works; its results go to logs/experiments
 
-An experiment that was interrupted continues with the seeds that are missing.
+An experiment that was interrupted continues with the seeds that are missing: each is stored in logs/experiments/seeds
+when it is measured. Training runs are in logs, as a sweep that begins with the experiment's name. To measure everything
+again, delete experiments/results and logs.
 """
 
 import sys
@@ -27,7 +29,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.all:
         command.run_all(options)
-    elif options.quick or options.again or options.jobs is not None:
+    elif options.quick or options.jobs is not None:
         raise UsageError("name an experiment, or write --all (python -m experiments lists them)")
     else:
         print(table(results.listing(results.RESULTS), terminal_width()))

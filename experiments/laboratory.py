@@ -17,6 +17,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
+from torch import nn
 
 from labml_bn import settings
 from labml_bn.data import mnist
@@ -39,34 +40,36 @@ Found = Mapping[str, NDArray[np.float64]]
 
 @dataclass(frozen=True)
 class Trial:
-    """One measurement: the name of the experiment, the seed, and the folder for the runs that it trains.
+    """One measurement: its seed, and of the runs that it trains the sweep and the folder.
 
-    PyTorch's random numbers begin with the seed, so that most experiments need nothing of it.
+    PyTorch's random numbers begin with the seed, so that most experiments need nothing of it. The sweep is called after
+    the experiment and a checksum of its code and size.
     """
 
-    experiment: str
     seed: int
+    sweep: str
     logs: Path = Path("logs")
 
-    def train(self, *words: str) -> Record:
+    def train(self, *words: str, model: Callable[[], nn.Module] | None = None) -> Record:
         """Train a run as `python -m labml_bn.train WORDS` does, with this seed, as part of the experiment's sweep.
 
-        One that was trained already is not trained again, and one that was interrupted is resumed. Returns its record,
-        with its `metrics()`. It may have diverged, which its status says.
+        One that was trained already is not trained again, and one that was interrupted is resumed. `model` makes the
+        network, if it is the experiment's own; one of the words is then `network=NAME`, by which its runs differ from
+        others. Returns the run's record, with its `metrics()`. It may have diverged, which its status says.
         """
         chosen = settings.read([f"seed={self.seed}", f"logs_path={self.logs}", *words])
         part = self._part(chosen)
         if part.status not in {COMPLETED, DIVERGED}:
             with contextlib.suppress(DivergedError):
-                sweep.train_one(chosen, self.experiment, {})
+                sweep.train_one(chosen, self.sweep, {}, model)
             part = self._part(chosen)
         assert part.folder is not None
         return read_run(part.folder)
 
     def _part(self, chosen: dict[str, Any]) -> plan.Part:
         """What there is of the run with these settings."""
-        runs = plan.by_identity(self.logs, self.experiment, plan.IGNORED)
-        return plan.part_of(chosen, self.experiment, plan.trained(chosen, runs, plan.IGNORED))
+        runs = plan.by_identity(self.logs, self.sweep, plan.IGNORED)
+        return plan.part_of(chosen, self.sweep, plan.trained(chosen, runs, plan.IGNORED))
 
 
 def images(part: str, samples: int, *, held_out: int = 0, seed: int = 0) -> ImageSet:
@@ -162,10 +165,12 @@ class Experiment:
     full: Mapping[str, Any] | None = None
 
 
-def panels(*titles: str) -> tuple[Figure, list[Axes]]:
-    """A figure with panels side by side, each with its title."""
-    figure = Figure(figsize=(max(7.0, 5.5 * len(titles)), 4.5), dpi=100, layout="constrained")
-    axes = list(figure.subplots(1, len(titles), squeeze=False)[0])
+def panels(*titles: str, columns: int = 2) -> tuple[Figure, list[Axes]]:
+    """A figure with panels, each with its title, in rows of so many columns."""
+    columns = min(columns, len(titles))
+    rows = math.ceil(len(titles) / columns)
+    figure = Figure(figsize=(max(7.0, 5 * columns), 4 * rows + 0.5), dpi=100, layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).ravel())[: len(titles)]
     for each, title in zip(axes, titles, strict=True):
         each.set_title(title, fontsize="medium")
         each.grid(alpha=0.3)

@@ -7,7 +7,7 @@ import importlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from labml_bn.cli.errors import UsageError
 
@@ -50,7 +50,7 @@ class Entry:
         for node in ast.walk(tree):
             if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node) is not None:
                 node.body = node.body[1:]
-        return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+        return hashlib.sha256(repr(_structure(tree)).encode()).hexdigest()[:16]
 
 
 def entries() -> list[Entry]:
@@ -77,6 +77,14 @@ def _entry(path: Path) -> Entry:
             f"{path}: the docstring must begin with 'Claim N: CLAIM.', and have a paragraph 'Source: PAPER.'"
         )
     return Entry(path.stem, int(claim[1]), claim[2], " ".join(source[1].split()), docstring)
+
+
+def _structure(node: Any) -> Any:
+    """A syntax tree as nested lists, the same in all versions of Python: later ones add fields, which are empty."""
+    if isinstance(node, ast.AST):
+        fields = [[name, _structure(value)] for name, value in ast.iter_fields(node) if value not in (None, [])]
+        return [type(node).__name__, *fields]
+    return [_structure(each) for each in node] if isinstance(node, list) else node
 
 
 def _names(node: ast.stmt) -> set[str]:

@@ -55,10 +55,10 @@ def run_all(options: Namespace) -> None:
     """Run the experiments that have no result of the present code, and write the table of all results."""
     options.full, options.seeds = False, None
     every = [_job(entry, options) for entry in catalogue.entries()]
-    left = [job for job in every if options.again or not job.is_done()]
+    left = [job for job in every if not job.is_done()]
     for job in every:
         if job not in left:
-            print(f"{job.trials.entry.name}: already measured with this code (--again repeats it)")
+            print(f"{job.trials.entry.name}: already measured with this code")
     _run(left)
     print(printable(f"Results: {relative_path(results.write_table(every[0].folder))}"))
 
@@ -69,7 +69,6 @@ def add_options(parser: Parser) -> None:
     parser.add_argument(
         "--jobs", type=int, metavar="N", help="how many seeds to measure at a time (default: each core one)"
     )
-    parser.add_argument("--again", action="store_true", help="repeat what was measured already")
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,6 @@ class _Job:
     count: int
     folder: Path
     command: str
-    again: bool
 
     def is_done(self) -> bool:
         """Whether there is a result of the same code, size and seeds."""
@@ -90,16 +88,17 @@ class _Job:
 
 def _job(entry: Entry, options: Namespace) -> _Job:
     """What the options ask for. Raises UsageError if they are impossible."""
-    from experiments.machinery.trials import Trials
-    from labml_bn.training.sweeps import jobs
-
     for name in ("seeds", "jobs"):
         number = getattr(options, name)
         if number is not None and number < 1:
             raise UsageError(f"--{name} {number}: write a number of at least 1")
-    experiment = entry.load()
     if options.full and options.quick:
         raise UsageError("--quick and --full exclude each other")
+
+    from experiments.machinery.trials import Trials
+    from labml_bn.training.sweeps import jobs
+
+    experiment = entry.load()
     if options.full and experiment.full is None:
         raise UsageError(f"{entry.name} has no larger size: run it without --full")
     size = {**experiment.size, **(experiment.quick if options.quick else experiment.full or {} if options.full else {})}
@@ -113,14 +112,11 @@ def _job(entry: Entry, options: Namespace) -> _Job:
     trials = Trials(entry, seeds, size, ELSEWHERE / "quick" if options.quick else Path("logs"))
     count = jobs.default_jobs(jobs.cores(), seeds) if options.jobs is None else options.jobs
     command = " ".join([f"python -m experiments.{entry.name}", *words])
-    return _Job(trials, count, folder, command, options.again)
+    return _Job(trials, count, folder, command)
 
 
 def _run(left: Sequence[_Job]) -> None:
     """Measure the seeds that are missing, and write each result. Raises StoppedError at a signal."""
-    for job in left:
-        if job.again:
-            job.trials.forget()
     seeds = sum(job.trials.seeds for job in left)
     done = sum(len(job.trials.stored()) for job in left)
     try:
@@ -132,8 +128,7 @@ def _run(left: Sequence[_Job]) -> None:
                 if len(left) > 1:
                     bar.write(f"{job.trials.entry.name}: {result['verdict']}, in {duration(result['seconds'])}")
     except KeyboardInterrupt as interrupt:
-        words = [word for word in sys.argv[1:] if word != "--again"]
-        command = shlex.join(["python", "-m", _module(), *words])
+        command = shlex.join(["python", "-m", _module(), *sys.argv[1:]])
         raise StoppedError(f"what was measured is stored; continue with: {command}", exit_status(interrupt)) from None
 
 

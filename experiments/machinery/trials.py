@@ -7,10 +7,10 @@ import contextlib
 import hashlib
 import json
 import math
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -40,10 +40,15 @@ class Trials:
     size: Mapping[str, Any]
     logs: Path
 
+    @cached_property
+    def code(self) -> str:
+        """The checksum of the code, as it is now."""
+        return self.entry.code()
+
     @property
     def key(self) -> str:
         """What stands for the code and the arguments: numbers with another key are others."""
-        return hashlib.sha256(f"{self.entry.code()} {json.dumps(self.size, sort_keys=True)}".encode()).hexdigest()[:16]
+        return hashlib.sha256(f"{self.code} {json.dumps(self.size, sort_keys=True)}".encode()).hexdigest()[:16]
 
     @property
     def folder(self) -> Path:
@@ -58,10 +63,6 @@ class Trials:
                 found[seed] = json.loads((self.folder / f"{seed}.json").read_text(encoding="utf-8"))
         return found
 
-    def forget(self) -> None:
-        """Delete the seeds that were measured."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-
     def measure(self, count: int, bar: "tqdm[Any]") -> None:
         """Measure the seeds that are missing, `count` at a time. Raises UserError, in one line, if one fails."""
         waiting = [seed for seed in range(self.seeds, 0, -1) if seed not in self.stored()]
@@ -72,9 +73,16 @@ class Trials:
             while waiting or running:
                 while waiting and len(running) < count:
                     seed = waiting.pop()
-                    task = {"name": self.entry.name, "seed": seed, "size": self.size, "logs": str(self.logs)}
-                    path = str(self.folder / f"{seed}.json")
-                    running[Job({**task, "path": path}, jobs.threads(count), events, WORKER)] = seed
+                    task = {
+                        "name": self.entry.name,
+                        "code": self.code,
+                        "seed": seed,
+                        "size": self.size,
+                        "sweep": f"{self.entry.name}-{self.key[:6]}",
+                        "logs": str(self.logs),
+                        "path": str(self.folder / f"{seed}.json"),
+                    }
+                    running[Job(task, jobs.threads(count), events, WORKER)] = seed
                 job, kind, content = events.get()
                 if kind == "line":
                     error = content.removeprefix("error: ") if content else error

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from experiments.machinery.trials import store
 from labml_bn.cli.command import run_command
+from labml_bn.cli.errors import UserError
 from labml_bn.cli.output import discard
 from labml_bn.training.sweeps.worker import end_with_parent
 
@@ -25,9 +26,12 @@ def main() -> None:
     from experiments.laboratory import Trial
     from experiments.machinery import catalogue
 
-    experiment = catalogue.find(task["name"]).load()
+    entry = catalogue.find(task["name"])
+    if entry.code() != task["code"]:
+        raise UserError(f"{entry.path} has been changed since the experiment was started: start it again")
+    experiment = entry.load()
     torch.manual_seed(task["seed"])
-    measured = experiment.measure(Trial(task["name"], task["seed"], Path(task["logs"])), **task["size"])
+    measured = experiment.measure(Trial(task["seed"], task["sweep"], Path(task["logs"])), **task["size"])
     store(Path(task["path"]), {"measured": measured, "started": started, "ended": time.time()})
 
 

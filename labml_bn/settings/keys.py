@@ -86,6 +86,10 @@ _POSITIVE = Range("greater than 0, at most 1e6", lambda value: 0 < value <= 1e6)
 _FRACTION = Range("from 0 to below 1", lambda value: 0 <= value < 1)
 _BETAS = Range("two numbers from 0 to below 1", lambda value: len(value) == 2 and all(0 <= beta < 1 for beta in value))
 _NAME = Range("not empty", lambda value: value != "")
+_WORD = Range(
+    "ConvNet, or at most 50 letters, digits, _ and -",
+    lambda value: re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,49}", value) is not None,
+)
 
 #: What a value of each type is called.
 NOUNS = {int: "an integer", float: "a number", bool: "true or false", str: "a string", list: "a list like [0.8,0.9]"}
@@ -100,6 +104,7 @@ KEYS: dict[str, Key] = {
         "the normalization: this layer, PyTorch's or none",
         ["batch_norm", "torch", "none"],
     ),
+    "network": Key(str, "ConvNet", "ConvNet, made of `layers`; or what a Python program calls its own", _WORD),
     "layers": Key(
         str,
         "20C5-P2-50C5-P2-500N",

@@ -22,7 +22,7 @@ from labml_bn.settings import CHANGEABLE, as_typed, check_together, complete
 from labml_bn.trained import checkpoints
 from labml_bn.trained.checkpoints import FORMAT, Found, State, is_checkpoint
 from labml_bn.trained.data import find_data
-from labml_bn.trained.network import check_network
+from labml_bn.trained.network import check_network, is_own
 from labml_bn.training import tracking
 from labml_bn.training.loop import Evaluation, Progress, make_schedule
 from labml_bn.training.parts import Configs
@@ -211,6 +211,8 @@ def changed(run: Path, state: State, given: Mapping[str, Any]) -> dict[str, Any]
         settings["data_path"] = find_data(run, settings)
     settings |= dict(given)
     check_together(settings)
+    if is_own(settings):
+        return settings
     with matching_architecture(f"the checkpoint of {run}"):  # before a network of any size is made
         check_network(settings, {name: tensor.shape for name, tensor in state["model"].items()})
     return settings

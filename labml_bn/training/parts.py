@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from labml.configs import BaseConfigs, meta_config, option
 from labml_helpers.seed import SeedConfigs
+from torch import nn
 
 import labml_bn
 from labml_bn.cli.files import resolve_folder
@@ -78,6 +79,7 @@ class Configs(BaseConfigs):  # type: ignore[misc]
     epochs: int = default("epochs")
     dataset: str = default("dataset")
     norm: str = default("norm")
+    network: str = default("network")
     layers: str = default("layers")
     train_batch_size: int = default("train_batch_size")
     valid_batch_size: int = default("valid_batch_size")
@@ -104,7 +106,7 @@ class Configs(BaseConfigs):  # type: ignore[misc]
     train_set: ImageSet
     valid_set: ImageSet
     test_set: ImageSet
-    model: ConvNet
+    model: nn.Module
     versions: str
     data_folder: str
 
@@ -176,8 +178,13 @@ def _augmentation(c: Augmentation) -> augmentation.Augmentation:
 
 
 @option(Configs.model)
-def _model(c: Configs) -> ConvNet:
-    model = ConvNet(c.norm, parsed_layers(c.layers)).to(c.device, getattr(torch, c.dtype))
+def _model(c: Configs) -> nn.Module:
+    return placed(c, ConvNet(c.norm, parsed_layers(c.layers)))
+
+
+def placed(c: Configs, model: nn.Module) -> nn.Module:
+    """The network on the device, in the dtype and in the memory format of the settings."""
+    model = model.to(c.device, getattr(torch, c.dtype))
     return model.to(memory_format=torch.channels_last) if c.channels_last else model
 
 

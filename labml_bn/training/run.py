@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from labml_bn.cli.errors import StoppedError, UsageError, UserError, exit_status
 from labml_bn.cli.files import relative_path, resolve_folder
@@ -25,6 +25,7 @@ from labml_bn.records.folder import CONFIGS, check_files, find_run, locked
 from labml_bn.settings import PATHS, complete, default, from_labml
 from labml_bn.trained.checkpoints import check_saved
 from labml_bn.trained.data import find_data
+from labml_bn.trained.network import is_own, own
 from labml_bn.trained.weights import WEIGHTS, save_weights
 from labml_bn.training import checkpoint, loop, tracking
 from labml_bn.training.console import Console
@@ -52,6 +53,9 @@ class Finished:
 #: What shows the progress of a run: made from its epochs, its images in an epoch, its batch size and the images seen.
 Show = Callable[[int, int, int, int], "contextlib.AbstractContextManager[loop.Watcher]"]
 
+#: What makes a network [batch, 1, 28, 28] to [batch, 10] that is not the settings' own, once the seed is set.
+Make = Callable[[], nn.Module]
+
 
 def start(
     settings: Mapping[str, Any],
@@ -59,13 +63,16 @@ def start(
     sweep: str | None = None,
     written: Mapping[str, Any] | None = None,
     show: Show = Console,
+    model: Make | None = None,
 ) -> Finished:
     """Train a new run, as part of the sweep of this name, if any; `written` are its first notes (`records/notes.py`).
 
+    `model` makes its network, if that is the caller's own. The setting `network` then has a name for it, by which its
+    runs differ from others; its settings cannot make the network again, so it is evaluated and resumed from Python.
     Raises UserError if it cannot, StoppedError if a signal ends it.
     """
     notes.check(written or {})
-    return _train(settings, sweep=sweep, written=written, show=show)
+    return _train(settings, sweep=sweep, written=written, show=show, model=model)
 
 
 def settings_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,10 +96,10 @@ def settings_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def resume(name: str, given: dict[str, Any], *, show: Show = Console) -> Finished | None:
+def resume(name: str, given: dict[str, Any], *, show: Show = Console, model: Make | None = None) -> Finished | None:
     """Resume the run that `name` means, with the settings `given`. Returns None if it was already finished.
 
-    `latest` is the newest with something left to do, if there is one.
+    `model` makes its network, as in `start`. `latest` is the newest with something left to do, if there is one.
     Raises UsageError for a setting that cannot change, UserError without a usable checkpoint or if the run is in use.
     """
     logs = resolve_folder(given.pop("logs_path", default("logs_path")))
@@ -114,7 +121,7 @@ def resume(name: str, given: dict[str, Any], *, show: Show = Console) -> Finishe
         if found.state["progress"]["epoch"] == settings["epochs"] and (run / WEIGHTS).is_file():
             print(printable(f"{relative_path(run)} had already completed its epochs (epochs=N trains up to N)"))
             return None
-        return _train(settings, run, found.state, show=show)
+        return _train(settings, run, found.state, show=show, model=model)
 
 
 def _train(
@@ -125,14 +132,17 @@ def _train(
     sweep: str | None = None,
     written: Mapping[str, Any] | None = None,
     show: Show,
+    model: Make | None = None,
 ) -> Finished:
+    if (model is None) == is_own(settings):
+        raise UsageError(own(settings) if model is None else "network=NAME must name the network that `model` makes")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not deterministic
     as_before = checkpoint.set_threads(state, run)
     values = complete(settings)
     if values["compile"]:
         check_compiler(choose_device(values["device.use_cuda"], values["device.cuda_device"]))
     keep_freed_memory()
-    c = tracking.prepare(settings, run)
+    c = tracking.prepare(settings, run, model)
     if c.device.type == "cuda":
         torch.use_deterministic_algorithms(True)  # two runs with the same seed agree to the last bit
     with deferred_signals():  # Numba's loader calls Python code, in which Python would ignore an interrupt

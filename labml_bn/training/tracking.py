@@ -29,7 +29,7 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,18 +50,20 @@ from labml_bn.records.record import COMPLETED, CRASHED, DIVERGED, INTERRUPTED
 from labml_bn.settings import as_typed, default, different
 from labml_bn.training.labml_patches import add_to_info, create_experiment, keep_run_info, quiet, start_experiment
 from labml_bn.training.log import Log, Position
-from labml_bn.training.parts import Configs
+from labml_bn.training.parts import Configs, placed
 
 _PACKAGE = Path(__file__).parents[1]
 
 _log = Log()
 
 
-def prepare(settings: Mapping[str, Any], run: Path | None = None) -> Configs:
+def prepare(
+    settings: Mapping[str, Any], run: Path | None = None, model: Callable[[], nn.Module] | None = None
+) -> Configs:
     """Set up labml's experiment and compute its parts, the images among them. Nothing of the run is written yet.
 
-    `run` is the folder of a run to resume; without it a new run is started. Raises UserError if that would be in
-    another folder than the logs.
+    `run` is the folder of a run to resume; without it a new run is started. `model` makes the network, if the settings
+    do not. Raises UserError if the run would be in another folder than the logs.
     """
     logs_path = run.parent.parent if run else resolve_folder(settings.get("logs_path", default("logs_path")))
     if run is None:
@@ -79,6 +81,8 @@ def prepare(settings: Mapping[str, Any], run: Path | None = None) -> Configs:
         c.data_folder = relative_path(data, experiment_singleton().run.run_path)
         experiment.configs(c, dict(settings))
         c.seed.set()
+        if model is not None:
+            c.model = placed(c, model())
         _ = c.train_set, c.valid_set, c.test_set, c.augmentation, c.model, c.optimizer, c.versions, c.data_folder
     return c
 

@@ -15,13 +15,13 @@ def verdict_of(module: ModuleType, *, seeds: int = 2, **changes: Any) -> str:
     """The verdict of an experiment in its quick size, with these arguments of `measure` changed. Also draws it."""
     experiment: Experiment = module.EXPERIMENT
     name = module.__name__.rpartition(".")[2]
+    assert find(name).number > 0  # its docstring has the form of the others
     trials = []
     for seed in range(1, seeds + 1):
         torch.manual_seed(seed)
         size = {**experiment.size, **experiment.quick, **changes}
-        trials.append(experiment.measure(Trial(name, seed, Path("logs", "experiments", "quick")), **size))
+        trials.append(experiment.measure(Trial(seed, name, Path("logs")), **size))
     assert dumped([experiment.size, experiment.quick, experiment.full])  # it is JSON, as a process gets it
-    assert find(name).number > 0
     found = stacked(trials)
     assert experiment.draw(found).axes
     return verdict(experiment.judge(found))

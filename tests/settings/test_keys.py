@@ -13,6 +13,7 @@ def test_defaults_are_the_annotated_experiments() -> None:
         "epochs": 10,
         "dataset": "MNIST",
         "norm": "batch_norm",
+        "network": "ConvNet",
         "layers": "20C5-P2-50C5-P2-500N",
         "train_batch_size": 64,
         "valid_batch_size": 256,

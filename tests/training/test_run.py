@@ -507,3 +507,44 @@ def test_two_at_once(held: "subprocess.Popen[str]", train: Run, work: Path) -> N
     assert done.returncode == 1
     assert done.stderr == f"error: {run} is in use by another process\n"
     assert held.poll() is None
+
+
+#: Trains a small network of its own, and resumes it for another epoch.
+OWN = """
+import sys
+from torch import nn
+from labml_bn import settings
+from labml_bn.training import run
+
+def make():
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+
+finished = run.start(settings.read(sys.argv[1:]), model=make)
+run.resume(str(finished.folder), {"epochs": 2}, model=make)
+"""
+
+
+@pytest.mark.slow
+def test_a_network_of_the_callers_own(
+    train: Run, command: Run, work: Path, environment: dict[str, str], small: list[str]
+) -> None:
+    """It is trained, recorded and resumed as any other, under its name, and never taken for that of its settings."""
+    arguments = [sys.executable, "-c", OWN, *small, "epochs=1"]
+    unnamed = subprocess.run(arguments, cwd=work, env=environment, capture_output=True, text=True, check=False)
+    assert "UsageError: network=NAME must name the network" in unnamed.stderr
+    subprocess.run([*arguments, "network=linear"], cwd=work, env=environment, capture_output=True, check=True)
+    (run,) = runs(work)
+    record = read_run(run)
+    assert (record.status, record.settings["network"], record.settings["epochs"]) == ("completed", "linear", 2)
+    assert "network=linear" in record.name
+    assert list(load_file(run / "model.safetensors")) == ["1.bias", "1.weight"]
+    assert metrics(run)["accuracy.test"][-1][1][0] > 0.7
+
+    why = "the network linear was made by a Python program, not from settings: only that program can use it"
+    for use in ("evaluate", "export"):
+        done = command(use, run, *["digits.onnx"] * (use == "export"))
+        assert (done.returncode, done.stderr) == (1, f"error: {why}\n"), use
+    for again in (["--resume", run, "epochs=3"], ["--like", run]):
+        done = train(*again)
+        assert (done.returncode, done.stderr.splitlines()[-1]) == (2, f"error: {why}")
+    assert runs(work) == [run]

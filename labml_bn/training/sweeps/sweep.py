@@ -146,11 +146,13 @@ def logs_of(settings: Mapping[str, Any]) -> Path:
     return Path(relative_path(resolve_folder(settings.get("logs_path", default("logs_path")))))
 
 
-def train_one(settings: Mapping[str, Any], name: str, written: Mapping[str, Any]) -> run.Finished | None:
+def train_one(
+    settings: Mapping[str, Any], name: str, written: Mapping[str, Any], model: run.Make | None = None
+) -> run.Finished | None:
     """Train one run as a part of a sweep, in this process; it is resumed if it was interrupted.
 
-    Returns None if it was already complete. Raises UserError if the sweep has no such run, or if it has diverged or is
-    in use by another process.
+    `model` makes its network, if that is its own (`run.start`). Returns None if it was already complete. Raises
+    UserError if the sweep has no such run, or if it has diverged or is in use by another process.
     """
     logs = logs_of(settings)
     found = definition.read(logs, _checked_name(name))
@@ -166,8 +168,8 @@ def train_one(settings: Mapping[str, Any], name: str, written: Mapping[str, Any]
     if part.status == DIVERGED:
         raise UserError(f"{part.folder} has diverged, with these settings")
     if part.status == RESUME:
-        return run.resume(str(part.folder), {})
-    return run.start(settings, sweep=name, written=written)
+        return run.resume(str(part.folder), {}, model=model)
+    return run.start(settings, sweep=name, written=written, model=model)
 
 
 def _checked_name(name: str) -> str:
