@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 from torch.autograd import gradcheck, gradgradcheck
+from torch.distributed.pipelining import SplitPoint, pipeline
 from torch.func import functional_call, jacfwd, jacrev, jvp, vmap
 
 from labml_bn.norm import BatchNorm, BatchNorm2d
@@ -217,6 +218,24 @@ def test_an_exported_network_can_be_compiled(training: bool, strict: bool) -> No
     y, expected = compiled(x), network(x)
     torch.testing.assert_close(y, expected)
     torch.testing.assert_close(torch.autograd.grad((y**3).sum(), x), torch.autograd.grad((expected**3).sum(), x))
+
+
+def test_pipeline_stages() -> None:
+    """`torch.distributed.pipelining` exports a network in training; its stages train as the network does."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 6), BatchNorm(6), nn.Tanh(), nn.Linear(6, 5), BatchNorm(5)).double()
+    x = random(8, 4)
+    split = pipeline(copy.deepcopy(network), mb_args=(x,), split_spec={"3": SplitPoint.BEGINNING})
+    stages = [split.get_stage_module(number) for number in range(split.num_stages)]
+    assert len(stages) == 2
+    y, expected = stages[1](stages[0](x)), network(x)
+    torch.testing.assert_close(y, expected)
+    (y**3).sum().backward()
+    (expected**3).sum().backward()
+    gradients = {name: parameter.grad for stage in stages for name, parameter in stage.named_parameters()}
+    torch.testing.assert_close(gradients, {name: parameter.grad for name, parameter in network.named_parameters()})
+    buffers = {name: buffer for stage in stages for name, buffer in stage.named_buffers()}
+    torch.testing.assert_close(buffers, dict(network.named_buffers()))
 
 
 def test_export_with_a_mask() -> None:
