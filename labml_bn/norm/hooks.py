@@ -1,9 +1,11 @@
-"""Context managers for looking into a network: evaluation mode and forward pre-hooks, both undone at the end."""
+"""Context managers for looking into a network, undone at the end: evaluation mode, forward pre-hooks, no graphs."""
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -22,6 +24,18 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def uncompiled() -> contextlib.AbstractContextManager[Any]:
+    """In the block, functions and networks that `torch.compile` has compiled run as if they were not.
+
+    They would be compiled again for each hook and mode, and not at all with `fullgraph=True`, since a graph cannot
+    contain such a hook.
+    """
+    if "torch._dynamo" not in sys.modules:  # so nothing is compiled; importing it takes a second
+        return contextlib.nullcontext()
+    eager: contextlib.AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return eager
 
 
 @contextlib.contextmanager

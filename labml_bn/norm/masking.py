@@ -78,8 +78,10 @@ def masked_moments(x: Tensor, mask: Tensor | None) -> tuple[float, float, Tensor
 
     Returns the sum of the weights and that of their squares, for m above, which are the number of values per channel
     without a mask; and the mean and the biased variance, [channels], in float64. At least one position must count.
-    Raises as `position_weights` does.
+    Raises as `position_weights` does, and ValueError if x has fewer than two dimensions.
     """
+    if x.dim() < 2:
+        raise ValueError(f"expected an input of shape [batch, channels, *], got {tuple(x.shape)}")
     x = x.detach().double()
     if mask is None:
         count = float(x.numel() // x.shape[1])
@@ -88,6 +90,11 @@ def masked_moments(x: Tensor, mask: Tensor | None) -> tuple[float, float, Tensor
     weights = mask.detach().double().reshape(shape)  # not scaled: batches with larger weights count more
     _, mean, var = weighted_moments(kept(x, weights), weights)
     return weights.sum().item(), weights.square().sum().item(), mean, var
+
+
+def counts_none(x: Tensor, mask: Tensor | None) -> bool:
+    """Whether x is an empty batch, or one of which no position counts."""
+    return x.numel() == 0 or not (mask is None or mask.any())
 
 
 def is_one_value(total: float, total_of_squares: float) -> bool:

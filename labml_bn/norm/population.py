@@ -29,8 +29,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from labml_bn.norm.batches import Batches, call, inputs
 from labml_bn.norm.freezing import frozen_statistics
-from labml_bn.norm.hooks import evaluating, forward_pre_hook
-from labml_bn.norm.masking import is_one_value, masked_moments
+from labml_bn.norm.hooks import evaluating, forward_pre_hook, uncompiled
+from labml_bn.norm.masking import counts_none, is_one_value, masked_moments
 
 ESTIMATORS = ("whole", "batches")
 
@@ -83,7 +83,13 @@ def estimate_population(
         batches = list(inputs(batches, samples))
 
     norms = list(layers.values())
-    with torch.no_grad(), evaluating(model), frozen_statistics(model), _restoring_statistics_on_error(norms):
+    with (
+        torch.no_grad(),
+        uncompiled(),
+        evaluating(model),
+        frozen_statistics(model),
+        _restoring_statistics_on_error(norms),
+    ):
         if estimator == "batches":
             for layer in norms:
                 layer.training = True  # normalize with the batch
@@ -163,7 +169,7 @@ def _measure(
     measured: dict[_BatchNorm, Statistics] = {}
 
     def add_input(layer: _BatchNorm, x: Tensor, mask: Tensor | None) -> None:
-        if x.numel() > 0 and (mask is None or mask.any()):
+        if not counts_none(x, mask):
             measured.setdefault(layer, kind()).add(x, mask)
 
     with forward_pre_hook(layers, add_input):

@@ -1,6 +1,7 @@
 """Evaluation mode and forward pre-hooks end with their block, also after an exception."""
 
 import contextlib
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from labml_bn.norm import BatchNorm
-from labml_bn.norm.hooks import evaluating, forward_pre_hook
+from labml_bn.norm.hooks import evaluating, forward_pre_hook, uncompiled
 
 
 def interrupt() -> None:
@@ -74,3 +75,22 @@ def test_forward_pre_hook_is_removed_after_an_exception() -> None:
         pytest.fail("the hook was not called")
     assert not layer._forward_pre_hooks
     layer(torch.zeros(1, 2))
+
+
+def test_uncompiled() -> None:
+    torch.compiler.reset()
+    compiled = []
+
+    @torch.compile(fullgraph=True, backend="eager")
+    def double(x: Tensor) -> Tensor:
+        compiled.append(torch.compiler.is_compiling())
+        return 2 * x
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with contextlib.suppress(KeyboardInterrupt), uncompiled():
+            double(torch.ones(2))
+            interrupt()
+        double(torch.ones(2))
+    assert compiled == [False, True]
+    torch.compiler.reset()

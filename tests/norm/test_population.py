@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -386,3 +387,28 @@ def test_masks_that_keep_one_value_or_none(weight: Any) -> None:
         estimate_population(layer, [{"input": x, "mask": mask[:3]}])
     assert layer.running_mean is not None
     assert not layer.running_mean.any()
+
+
+@pytest.mark.parametrize("estimator", ["whole", "batches"])
+def test_inputs_without_channels(estimator: str) -> None:
+    """Such as a single batch in place of several."""
+    layer = nn.BatchNorm1d(3)
+    with pytest.raises(ValueError, match=r"expected (an input of shape .* got \(3,\)|2D or 3D input \(got 1D input\))"):
+        estimate_population(layer, torch.randn(8, 3), estimator=estimator)
+
+
+@pytest.mark.parametrize("estimator", ["whole", "batches"])
+def test_a_compiled_network(estimator: str) -> None:
+    """A graph cannot contain what is measured, so the network runs uncompiled."""
+    torch.compiler.reset()
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), BatchNorm(4), nn.Linear(4, 2), BatchNorm(2))
+    batches = list(torch.randn(20, 8, 3))  # more than the number of times that PyTorch compiles a function again
+    expected = copy.deepcopy(model)
+    estimate_population(expected, batches, estimator=estimator)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled: Any = torch.compile(model, fullgraph=True, backend="aot_eager")
+        estimate_population(compiled, batches, estimator=estimator)
+    torch.compiler.reset()
+    torch.testing.assert_close(dict(model.named_buffers()), dict(expected.named_buffers()), rtol=0, atol=0)

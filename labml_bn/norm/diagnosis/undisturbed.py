@@ -6,15 +6,18 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from labml_bn.norm.hooks import evaluating
+from labml_bn.norm.hooks import evaluating, uncompiled
 
 
 @contextlib.contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """In the block, every module is in evaluation mode and has copies of its buffers. After it, all is as before."""
+    """In the block, every module is in evaluation mode and has copies of its buffers. After it, all is as before.
+
+    A compiled network is not compiled for it.
+    """
     buffers = [(module, dict(module._buffers)) for module in model.modules()]
     copies: dict[int, Tensor] = {}  # a buffer that two modules share is one buffer in the block too
-    with torch.no_grad(), evaluating(model):
+    with torch.no_grad(), uncompiled(), evaluating(model):
         try:
             for module, originals in buffers:
                 for name, buffer in originals.items():
