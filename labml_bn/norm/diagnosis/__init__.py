@@ -47,9 +47,9 @@ def diagnose(
         loss: takes (output, target) and returns the mean over the batch, as `torch.nn.functional.cross_entropy` does.
             Without it, changes of the output are measured
 
-    Raises ValueError if the network has no batch normalization layer, one keeps no running statistics, there are no
-    batches, a batch has one value per channel, or has no target for the `loss`; TypeError if an input is
-    neither a tensor nor such a mapping.
+    Raises ValueError if the network has no batch normalization layer, one keeps no running statistics or is called with
+    the wrong shape, there are no batches, a training batch has one value per channel, or a batch has no target for the
+    `loss`; TypeError if an input is neither a tensor nor such a mapping.
     """
     passes = Passes(model, batches, evaluation, loss)
     layers = tuple(diagnose_layer(name, inputs, passes.outcomes) for name, inputs in passes.layers.items())

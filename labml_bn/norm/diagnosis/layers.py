@@ -34,9 +34,11 @@ class LayerDiagnosis:
     from_population: from the population's statistics to the running ones
     from_batch: from a batch's statistics to the running ones
     initial_shift: from the population's statistics to what they are with the initial values still in them
-    batch_size: of the network's input
+    batch_size: how many samples are normalized together: those of the network's input, or of a ghost batch
+    ghost_batch_size: that of the layer; None without ghost batches
     noise: by how much a value of the normalized output differs, in standard deviations, because the layer normalizes by
-        the batch and not by the population: the root mean square in the median channel
+        the batch and not by the population: the root mean square in the median channel; 0 if batch renormalization
+        corrects it
     noise_of_running: how far the running statistics are from the population's by chance
     sorting: the variation between the batches over that of random samples; NaN if it is not known
     between_calls: how far the statistics of the calls are from their average
@@ -60,6 +62,7 @@ class LayerDiagnosis:
     from_batch: Shift = UNKNOWN
     initial_shift: Shift = UNKNOWN
     batch_size: int = 0
+    ghost_batch_size: int | None = None
     noise: float = math.nan
     noise_of_running: Shift = UNKNOWN
     sorting: float = math.nan
@@ -105,7 +108,8 @@ def diagnose_layer(name: str, inputs: LayerInputs, outcomes: Outcomes) -> LayerD
         return state
 
     eps, calls, population = layer.eps, inputs.by_call, inputs.population
-    size, samples = calls[0].batch_size, calls[0].samples
+    samples, ghost_batch_size = calls[0].samples, getattr(layer, "ghost_batch_size", None)
+    size = math.ceil(calls[0].batch_size / math.ceil(calls[0].batch_size / (ghost_batch_size or calls[0].batch_size)))
     mean, var = (
         torch.stack(squares).mean(0) for squares in zip(*(call.per_sample(eps) for call in calls), strict=True)
     )
@@ -115,6 +119,9 @@ def diagnose_layer(name: str, inputs: LayerInputs, outcomes: Outcomes) -> LayerD
     mixed = Statistics(*(torch.lerp(*pair, state.initial_weight) for pair in zip(population, initial, strict=True)))
     constant = population.var <= (CONSTANT * population.mean).square()
     finite = population.mean.isfinite().all() and population.var.isfinite().all()
+    of_shift, of_scale = (mean / size).sqrt(), (var / 4 / size).sqrt()  # of the normalized values; of their logarithm
+    corrected = _is_renormalized(inputs, of_shift.median().item(), of_scale.median().item())
+    noise = 0.0 if corrected else torch.hypot(of_shift, of_scale).median().item()
     between = [Shift.between(call.average(), population, eps, by_chance) for call in calls]
     return replace(
         state,
@@ -125,13 +132,23 @@ def diagnose_layer(name: str, inputs: LayerInputs, outcomes: Outcomes) -> LayerD
         from_batch=inputs.from_batch,
         initial_shift=Shift.between(mixed, population, eps),
         batch_size=size,
-        noise=((mean + var / 4) / size).sqrt().median().item(),
+        ghost_batch_size=ghost_batch_size,
+        noise=noise,
         noise_of_running=Shift.of_squares((mean * share).mean().item(), (var * share).mean().item()),
         sorting=calls[0].sorting(eps),
         between_calls=Shift(max(shift.mean for shift in between), max(shift.var for shift in between)),
         from_training=_from_training(inputs),
         effect=outcomes[name] - (outcomes["running"] if outcomes.loss is not None else 0.0),
     )
+
+
+def _is_renormalized(inputs: LayerInputs, of_shift: float, of_scale: float) -> bool:
+    """Whether the layer has batch renormalization with limits for twice this noise, or more."""
+    renorm = getattr(inputs.layer, "renorm", None)
+    if renorm is None or inputs.updates is None:
+        return False
+    r_max, d_max = renorm.limits(torch.tensor(inputs.updates))
+    return bool(d_max >= 2 * of_shift and r_max.log() >= 2 * of_scale)
 
 
 def _from_training(inputs: LayerInputs) -> Shift | None:

@@ -103,11 +103,17 @@ class InputMoments:
         self._mean, self._var, self._within = _Average(), _Average(), _Average()
 
     def add(self, x: Tensor, samples: int, mask: Tensor | None = None) -> Statistics:
-        """Add the input x [batch, channels, *] for so many samples of the network. Returns its statistics."""
+        """Add the input x [batch, channels, *] for so many samples of the network. Returns its statistics.
+
+        Raises ValueError if the variances are the unbiased ones, and there is only one value per channel.
+        """
         weight, squared_weights, mean, var = masked_moments(x, mask)
-        if is_one_value(weight, squared_weights):
-            raise ValueError(f"expected more than one value per channel in a batch, got an input of {tuple(x.shape)}")
         if self._unbiased:
+            if is_one_value(weight, squared_weights):
+                raise ValueError(
+                    f"expected more than one value per channel in a batch, got an input of {tuple(x.shape)}"
+                    f"{'' if mask is None else ' of which the mask keeps one'}"
+                )
             var = var * (weight / (weight - squared_weights / weight))
         self._sizes.append(samples)
         self._mean.add(mean, samples)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 #: Takes the output and the target of a batch.
-Loss = Callable[[Any, Any], Tensor]
+Loss = Callable[[Any, Any], Tensor | float]
 
 
 class Outcomes:
@@ -24,9 +24,9 @@ class Outcomes:
         """Add the network's output for a batch; `reference` is that with the running statistics."""
         if self.loss is not None:
             value = self.loss(output, target)
-            if value.numel() != 1:
+            if isinstance(value, Tensor) and value.numel() != 1:
                 raise ValueError(f"expected a loss of one number, the mean over the batch, got {tuple(value.shape)}")
-            new = value.item() * samples, float(samples)
+            new = float(value) * samples, float(samples)
         else:
             pairs = list(zip(_tensors(output), _tensors(reference), strict=True))
             new = _square_sum(one.double() - other.double() for one, other in pairs), _square_sum(t for _, t in pairs)

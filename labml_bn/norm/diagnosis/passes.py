@@ -20,11 +20,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
+from labml_bn.norm.batch_norm import check_channels
 from labml_bn.norm.batches import Batches, call, number_of_samples
 from labml_bn.norm.diagnosis.moments import InputMoments, Shift, Statistics
 from labml_bn.norm.diagnosis.outcomes import Loss, Outcomes
 from labml_bn.norm.diagnosis.undisturbed import same_random_numbers, undisturbed
 from labml_bn.norm.hooks import forward_pre_hook
+from labml_bn.norm.masking import counts_none
 
 
 class LayerInputs:
@@ -43,17 +45,19 @@ class LayerInputs:
         self.running = Statistics(layer.running_mean, layer.running_var)
         self.updates = None if layer.num_batches_tracked is None else int(layer.num_batches_tracked)
         self.by_call: list[InputMoments] = []
-        self.trained, self.evaluated = self._moments(), self._moments()
+        # Evaluation accepts batches of one value per channel, of which only the biased variance exists.
+        self.trained, self.evaluated = InputMoments(unbiased=False), InputMoments(unbiased=False)
         self._from_batch: list[tuple[float, float]] = []
 
-    def _moments(self) -> InputMoments:
-        return InputMoments(unbiased=getattr(self.layer, "unbiased", True))
-
     def add(self, x: Tensor, mask: Tensor | None, call: int, samples: int) -> None:
-        """Add the input and mask of a call, by its number in the forward pass, for a batch of so many samples."""
+        """Add the input and mask of a call, by its number in the forward pass, for a batch of so many samples.
+
+        Raises ValueError if the input is not one for this layer.
+        """
         if call == len(self.by_call):
-            self.by_call.append(self._moments())
+            self.by_call.append(InputMoments(unbiased=getattr(self.layer, "unbiased", True)))
         batch = self.by_call[call].add(x, samples, mask)
+        check_channels(x, *self.running)
         shift = Shift.between(self.running, batch, self.layer.eps)
         self._from_batch.append((shift.mean**2, math.log(shift.var) ** 2))
 
@@ -97,8 +101,9 @@ class Passes:
         calls = Counter[_BatchNorm]()
 
         def add(layer: _BatchNorm, x: Tensor, mask: Tensor | None) -> None:
-            self._inputs[layer].add(x, mask, calls[layer], self._samples)
-            calls[layer] += 1
+            if not counts_none(x, mask):
+                self._inputs[layer].add(x, mask, calls[layer], self._samples)
+                calls[layer] += 1
 
         with same_random_numbers(self._model), forward_pre_hook(self._inputs, add):
             for x, _ in self._split(batches):
@@ -126,19 +131,25 @@ class Passes:
 
     def _evaluate(self, evaluation: Batches) -> None:
         """Pass 3."""
+        has_batches = False
         with same_random_numbers(self._model):
             for x, target in self._split(evaluation):
+                has_batches = True
                 if self.outcomes.loss is not None:
                     output = self._forward(x)
                     self.outcomes.add("evaluation", output, output, target, self._samples)
                 with forward_pre_hook(self._inputs, self._add_evaluated):
                     self._forward(x, self._population)
+        if not has_batches:
+            raise ValueError("there are no batches of evaluation data")
 
     def _add_trained(self, layer: _BatchNorm, x: Tensor, mask: Tensor | None) -> None:
-        self._inputs[layer].trained.add(x, self._samples, mask)
+        if not counts_none(x, mask):
+            self._inputs[layer].trained.add(x, self._samples, mask)
 
     def _add_evaluated(self, layer: _BatchNorm, x: Tensor, mask: Tensor | None) -> None:
-        self._inputs[layer].evaluated.add(x, self._samples, mask)
+        if not counts_none(x, mask):
+            self._inputs[layer].evaluated.add(x, self._samples, mask)
 
     def _forward(self, x: Any, population: Container[_BatchNorm] = (), *, as_in_training: bool = False) -> Any:
         """The output with the `population`'s statistics in these layers, and the running ones in all others.

@@ -104,11 +104,14 @@ def small_batches(layers: list[LayerDiagnosis]) -> Words:
     """Batches that are too small for their statistics."""
     worst = max(layers, key=lambda layer: layer.noise)
     needed = math.ceil(worst.batch_size * (worst.noise / NOISE) ** 2)
+    kind, remedy = "batches", f"train in batches of at least {needed}, or with SyncBatchNorm over several processes"
+    if worst.ghost_batch_size is not None:
+        kind, remedy = "ghost batches", f"train in batches of at least {needed}, with ghost_batch_size={needed}"
     return (
-        f"the batch's own noise dominates: in batches of {worst.batch_size} it moves each normalized value by "
+        f"the batch's own noise dominates: in {kind} of {worst.batch_size} it moves each normalized value by "
         f"{worst.noise:.2g} sd in training, and not in evaluation",
         {"batch_size": worst.batch_size, "noise": worst.noise, "batch_size_needed": needed},
-        f"train in batches of at least {needed}, or with SyncBatchNorm over several processes",
+        remedy,
     )
 
 
@@ -139,7 +142,7 @@ def noisy_average(layers: list[LayerDiagnosis]) -> Words:
 def outdated(layers: list[LayerDiagnosis]) -> Words:
     """Running statistics that are far from the population's for no other cause."""
     worst, numbers = _farthest(layers)
-    remedy = f"{_REESTIMATE}, as is needed after weights were averaged, loaded or pruned"
+    remedy = f"{_REESTIMATE}, as is needed after weights were averaged, loaded or pruned, or have changed fast"
     if worst.momentum is None:
         remedy = f"{_REESTIMATE}, or train with momentum={DEFAULT_MOMENTUM}, which forgets the batches of early weights"
     text = "running statistics are of other weights or other data"
@@ -155,7 +158,7 @@ def shifted_data(layers: list[LayerDiagnosis]) -> Words:
         "the first that shows it",
         {"mean": first.from_training.mean, "var": first.from_training.var},
         "prepare both in the same way (scaling, order of channels); for another domain, "
-        "estimate_population(model, evaluation_inputs)",
+        "estimate_population(model, evaluation_batches), and diagnose(model, evaluation_batches)",
     )
 
 

@@ -185,6 +185,17 @@ def test_small_batches(images: ImageSet, test_images: Batches) -> None:
     assert "small_batches" in [f.cause for f in diagnosed(model, images, test_images, size=needed - 2).findings]
 
 
+def test_small_ghost_batches(images: ImageSet, test_images: Batches) -> None:
+    """The batches are large enough, but not what is normalized together. With the size that is recommended, it is."""
+    model = train(network(ghost_batch_size=4), shuffled(images), 200)
+    found = first(diagnosed(model, images, test_images), "small_batches", ("8",))
+    assert found.numbers["batch_size"] == 4
+    needed = int(found.numbers["batch_size_needed"])
+    assert f"ghost_batch_size={needed}" in found.remedy
+    model = train(network(ghost_batch_size=64 // (64 // needed)), shuffled(images), 200)
+    assert "small_batches" not in [finding.cause for finding in diagnosed(model, images, test_images).findings]
+
+
 def test_sorted_batches(images: ImageSet, test_images: Batches) -> None:
     """Each has images of one class."""
     order = images.labels.argsort(stable=True).split(64)
@@ -221,13 +232,16 @@ def test_outdated(good: Any, images: ImageSet, test_images: Batches) -> None:
 
 @pytest.mark.parametrize("prepare", [lambda x: x * 0.3081 + 0.1307, lambda x: x * 0.5, lambda x: x + 1, lambda x: -x])
 def test_shifted_data(good: Any, images: ImageSet, test_images: Batches, prepare: Callable[[Tensor], Tensor]) -> None:
-    """Images that are not normalized, darker, brighter or negatives."""
+    """Images that are not normalized, darker, brighter or negatives. The remedy for another domain is one."""
     evaluation = [(prepare(x), target) for x, target in test_images]
     (found,) = diagnosed(good, images, evaluation).findings
     assert found.cause == "shifted_data"
     assert found.layers[-2:] == ("4", "8")
     assert f"at layer '{found.layers[0]}', the first that shows it" in found.explanation
     assert diagnosed(good, images, [(x[:20], target[:20]) for x, target in test_images[:1]]).healthy
+    adapted = copy.deepcopy(good)
+    estimate_population(adapted, evaluation)
+    assert diagnose(adapted, evaluation).healthy
 
 
 def test_dead_channels(good: Any, images: ImageSet, test_images: Batches) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from labml_bn import BatchNorm
-from labml_bn.norm import diagnose
+from labml_bn.norm import Renormalization, diagnose
 from labml_bn.norm.diagnosis import LayerDiagnosis
 
 
@@ -51,6 +51,33 @@ def test_numbers(kind: Any) -> None:
     expected = math.sqrt((0.25 + 4) / 4)  # half a standard deviation in one channel, two in another
     assert found.from_training.mean == pytest.approx(expected, rel=0.05)
     assert found.from_training.var < 1.1
+
+
+@pytest.mark.parametrize(("ghost_batch_size", "together"), [(None, 64), (64, 64), (33, 32), (2, 2)])
+def test_ghost_batches(ghost_batch_size: int | None, together: int) -> None:
+    """The noise is that of as many samples as are normalized together: the square root of 1.5 / n."""
+    torch.manual_seed(0)
+    layer = BatchNorm(200, ghost_batch_size=ghost_batch_size)
+    (found,) = diagnose(layer, torch.randn(60, 64, 200)).layers
+    assert (found.batch_size, found.ghost_batch_size) == (together, ghost_batch_size)
+    assert found.noise == pytest.approx(math.sqrt(1.5 / together), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("renorm", "corrected"),
+    [
+        (None, False),
+        (Renormalization(start=0, r_end=0, d_end=0), True),
+        (Renormalization(), False),
+        (Renormalization(r_max=1.1, start=0, r_end=0, d_end=0), False),
+        (Renormalization(d_max=0.1, start=0, r_end=0, d_end=0), False),
+    ],
+)
+def test_batch_renormalization(renorm: Renormalization | None, corrected: bool) -> None:
+    """It removes the batch's noise, unless it has not begun to or its limits are too narrow."""
+    torch.manual_seed(0)
+    (found,) = diagnose(BatchNorm(50, renorm=renorm), torch.randn(60, 4, 50)).layers
+    assert (found.noise == 0) == corrected
 
 
 def test_far_from_the_population() -> None:

@@ -34,6 +34,12 @@ def test_change_of_the_output() -> None:
     assert outcomes["of zeros"] == math.inf
 
 
+def test_a_loss_that_is_a_number() -> None:
+    outcomes = Outcomes(lambda output, target: (output - target).mean().item())
+    outcomes.add("one", torch.tensor([3.0]), None, torch.tensor([1.0]), 1)
+    assert outcomes["one"] == 2
+
+
 def test_a_loss_for_each_sample_is_refused() -> None:
     outcomes = Outcomes(lambda output, target: (output - target).square())
     with pytest.raises(ValueError, match=r"expected a loss of one number, the mean over the batch, got \(4, 2\)"):

@@ -1,8 +1,10 @@
 """The passes: what they measure, that they leave the network as it was, and what they refuse."""
 
 import copy
+import dataclasses
 import itertools
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -287,6 +289,16 @@ WITHOUT = nn.Sequential(nn.Linear(4, 2), nn.ReLU()).double()
             ValueError,
             r"for the loss, got tuple of a tensor of shape \(3, 4\) without a target",
         ),
+        (network, {"evaluation": []}, ValueError, "there are no batches of evaluation data"),
+        (network, {"evaluation": iter([])}, ValueError, "there are no batches of evaluation data"),
+        (
+            lambda: nn.Sequential(BatchNorm(4).double()),
+            {"batches": batches(1)[0][0]},
+            ValueError,
+            r"expected an input of shape \[batch, channels, \*\], got \(4,\)",
+        ),
+        (lambda: BatchNorm(5), {}, ValueError, r"expected 5 channels in dimension 1, got .* \(16, 4\)"),
+        (lambda: nn.BatchNorm1d(5), {}, ValueError, r"expected 5 channels in dimension 1, got .* \(16, 4\)"),
         (network, {"batches": [{"x": 1}]}, TypeError, "expected batches of inputs, tensors .* got dict of int"),
         (network, {"batches": [()]}, TypeError, "got tuple of nothing"),
         (network, {"batches": batches(1)[0][1]}, TypeError, r"got a tensor of shape \(\)"),
@@ -317,6 +329,43 @@ def test_running_statistics_of_a_wrong_shape() -> None:
         diagnose(model, batches())
 
 
+@pytest.mark.parametrize("layer", LAYERS)
+def test_evaluation_data_of_any_batch_size(layer: Any) -> None:
+    """Evaluation accepts batches of a single sample, as the last one of an epoch can be."""
+    model = network(layer)
+    x = torch.cat([x for x, _ in batches()])
+    found = [diagnose(model, batches(), evaluation=x.split(size)).layers for size in (len(x), 1, len(x) - 1)]
+    for layers in zip(*found, strict=True):
+        shifts = [one.from_training for one in layers]
+        assert all(shift.mean == pytest.approx(0, abs=1e-6) for shift in shifts)
+        assert all(shift.var == pytest.approx(1, abs=1e-6) for shift in shifts)
+
+
+def test_a_compiled_network() -> None:
+    """A graph cannot contain what is measured, so it runs uncompiled; afterwards the graph is used again."""
+    torch.compiler.reset()
+    model = network()
+    expected = str(diagnose(model, batches()))
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        graphs.append(graph)
+        return graph.forward
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled: Any = torch.compile(model, fullgraph=True, backend=backend)
+        before = [compiled.eval()(x) for x, _ in batches()]
+        model.train()
+        diagnosis = diagnose(compiled, batches(), evaluation=batches())
+        after = [compiled.eval()(x) for x, _ in batches()]
+    torch.compiler.reset()
+    assert [layer.name.removeprefix("_orig_mod.") for layer in diagnosis.layers] == ["1", "4"]
+    assert str(diagnose(model.train(), batches())) == expected
+    torch.testing.assert_close(before, after, rtol=0, atol=0)
+    assert len(graphs) == 1
+
+
 def test_a_copy_gives_the_same() -> None:
     model = network()
     assert str(diagnose(copy.deepcopy(model), batches())) == str(diagnose(model, batches()))
@@ -344,3 +393,18 @@ def test_masks() -> None:
         found.append([passes.outcomes[choice] for choice in ("running", "batch", "population", "norm")])
     assert found[0] == found[1]
     assert all(map(math.isfinite, found[0]))
+
+
+def test_masks_that_keep_nothing() -> None:
+    """As empty batches, they change nothing."""
+    model = BatchNorm(2)
+    generator = torch.Generator().manual_seed(0)
+    kept = [{"input": torch.randn(16, 2, 5, generator=generator), "mask": torch.ones(16, 5)} for _ in range(4)]
+    nothing = {"input": torch.full((16, 2, 5), torch.nan), "mask": torch.zeros(16, 5)}
+    expected, found = (
+        diagnose(model, kept, evaluation=kept),
+        diagnose(model, [nothing, *kept], evaluation=[nothing, *kept]),
+    )
+    assert found.layers[0] == dataclasses.replace(expected.layers[0], effect=found.layers[0].effect)
+    with pytest.raises(ValueError, match="there are no batches"):
+        diagnose(model, [nothing])
