@@ -39,6 +39,8 @@ def main() -> None:
     diagnosis, images = diagnose_run(trained, arguments.batches)
     print(printable(f"{source}: {trained.dataset}, norm={trained.settings['norm']}"))
     print(f"{images}\n\n{diagnosis}")
+    if any("estimate_population" in finding.remedy for finding in diagnosis.findings):
+        print("\nA run estimates them after its last epoch with the setting population_samples=20000.")
     if arguments.json:
         save_json(diagnosis, arguments.json)
         print(printable(f"all numbers: {arguments.json}"))

@@ -45,8 +45,11 @@ def test_broken(command: Run, trained: Path, tmp_path: Path) -> None:
     done = command("diagnose", run)
     assert (done.returncode, done.stderr) == (0, "")
     words = " ".join(done.stdout.split())
-    assert "1. norm2: never updated: the running statistics are the initial 0 and 1" in words
+    assert "1. layer norm2: never updated: the running statistics are the initial 0 and 1" in words
     assert "Remedy: call these layers in training mode, or re-estimate the statistics: estimate_population(" in words
+    assert done.stdout.endswith(
+        "\nA run estimates them after its last epoch with the setting population_samples=20000.\n"
+    )
     assert "Healthy" not in done.stdout
 
 
@@ -58,7 +61,7 @@ def test_a_run_that_diverged(command: Run, trained: Path, tmp_path: Path) -> Non
     save_weights(run / WEIGHTS, network.model, network.settings)
     done = command("diagnose", run)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "1. norm1, norm2, norm3: NaN, infinite or negative values" in done.stdout
+    assert "1. layers norm1, norm2, norm3: NaN, infinite or negative values" in done.stdout
 
 
 def test_checkpoints(command: Run, full_run: Path) -> None:

@@ -42,7 +42,8 @@ def diagnose_run(trained: Trained, batches: int) -> tuple[Diagnosis, str]:
         diagnosis = diagnose(trained.model, training, evaluation=test.batches(trained.batch_size), loss=F.cross_entropy)
     except ValueError as error:  # such as a batch of one image
         raise UserError(f"cannot be diagnosed: {error}") from error
-    return diagnosis, f"{batches} batches of {size} training images, {len(test)} test images"
+    number = "1 batch" if batches == 1 else f"{batches} batches"
+    return diagnosis, f"{number} of {size} training images, {len(test)} test images"
 
 
 def save_json(diagnosis: Diagnosis, path: Path) -> None:

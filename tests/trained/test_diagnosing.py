@@ -37,7 +37,7 @@ def test_a_run_is_healthy(trained: Path) -> None:
     [
         ({}, 3, "3 batches of 64 training images", 64),
         ({"train_batch_size": 200, "train_samples": 500}, 50, "2 batches of 200 training images", 200),
-        ({"train_batch_size": 60000, "train_samples": 500}, 50, "1 batches of 500 training images", 500),
+        ({"train_batch_size": 60000, "train_samples": 500}, 50, "1 batch of 500 training images", 500),
         ({"train_samples": 300, "held_out": 100}, 50, "4 batches of 64 training images", 64),
     ],
 )

@@ -67,7 +67,7 @@ class Diagnosis:
 
 
 def _table(layers: Sequence[LayerDiagnosis], is_loss: bool) -> str:
-    """A row for each layer, with the name as far as there is room for its end."""
+    """A row for each layer. A name that is too long for the first column has a line of its own."""
     evaluated = any(layer.from_training is not None for layer in layers)
     rows = [
         ["", "", "running from", "running from", "evaluation", "dead", "alone:"],
@@ -90,7 +90,9 @@ def _table(layers: Sequence[LayerDiagnosis], is_loss: bool) -> str:
     widths[0] = min(widths[0], WIDTH - sum(widths[1:]) - 2 * (len(widths) - 1))
     lines = []
     for name, *cells in rows:
-        name = name if len(name) <= widths[0] else f"…{name[1 - widths[0] :]}"
+        if len(name) > widths[0]:
+            lines.append(name if len(name) <= WIDTH else f"…{name[1 - WIDTH :]}")
+            name = ""
         lines.append("  ".join([name.ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells, widths[1:], strict=True))]))
     return "\n".join(lines)
 
@@ -121,7 +123,9 @@ def _outcome(outcome: Outcome) -> str:
 
 def _names(names: Sequence[str]) -> str:
     """The first names, and how many more there are."""
-    shown = ", ".join(name or "the network" for name in names[:3])
+    if list(names) == [""]:
+        return "the network"
+    shown = f"layer{'s' if len(names) > 1 else ''} {', '.join(names[:3])}"
     return shown if len(names) <= 3 else f"{shown} and {len(names) - 3} more"
 
 

@@ -49,18 +49,24 @@ def test_within_80_columns(loss: Any, evaluation: bool, scale: float) -> None:
     diagnosis = diagnosed(names, loss=loss, scale=scale, evaluation=evaluation)
     text = str(diagnosis)
     assert max(map(len, text.splitlines())) <= 80, text
-    assert re.search(r"^….*ization  ", text, flags=re.MULTILINE)
+    assert f"\n{names[1]}\n  " in text  # a line of its own, above its numbers
     text = " ".join(text.split())
     assert ("Loss on the training data" in text) == (loss is not None)
     assert ("Loss on the evaluation data" in text) == (loss is not None and evaluation)
     assert ("from train" in text) == evaluation
 
 
+def test_a_name_that_is_longer_than_a_line() -> None:
+    text = str(diagnosed(["a" * 50 + ".b" * 30]))
+    assert re.search(r"^…a+(\.b){30}\n  ", text, flags=re.MULTILINE)
+    assert max(map(len, text.splitlines())) <= 80, text
+
+
 def test_a_broken_network() -> None:
     broken = nn.Sequential(*(nn.BatchNorm1d(10) for _ in range(6)))
     diagnosis = diagnose(broken, [torch.randn(64, 10) * 3 for _ in range(5)])
     words = " ".join(str(diagnosis).split())
-    assert "1. 0, 1, 2 and 3 more: never updated: the running statistics are the initial 0 and 1" in words
+    assert "1. layers 0, 1, 2 and 3 more: never updated: the running statistics are the initial 0 and 1" in words
     assert "Remedy: call these layers in training mode, or re-estimate" in words
     assert "Healthy" not in words
 
