@@ -10,7 +10,8 @@ an autograd function whose backward pass computes the activations again. The lim
 backward pass sends through the network is not counted either.
 
 Batch renormalization uses the running statistics, which the first pass has updated: the second would compute something
-else, and the gradients would be wrong. So it is refused.
+else, and the gradients would be wrong. So it is refused. In a block of `frozen_statistics` it is not, since nothing
+changes there; the block must then contain both the forward pass and the backward pass.
 """
 
 import functools
