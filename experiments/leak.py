@@ -145,7 +145,6 @@ EXPERIMENT = Experiment(
     measure,
     judge,
     draw,
-    seeds=5,
     size={"width": 1024, "steps": 2000, "samples": 60_000},
     quick={"width": 512, "steps": 500, "samples": 4000},
 )

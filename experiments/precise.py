@@ -118,7 +118,6 @@ EXPERIMENT = Experiment(
     measure,
     judge,
     draw,
-    seeds=5,
     size={
         "layers": "20C5-P2-50C5-P2-500N",
         "train_samples": 60_000,
