@@ -97,8 +97,10 @@ def measure(
             words += [f"valid_samples={test_images}", "keep=1"]
             return trial.train(*words, f"network=shift-{kind}", model=make)
 
-        searched = [accuracies(train(rate, max(1, epochs // 5)), "held_out") for rate in rates]
-        rate = rates[int(np.argmax([np.mean(each[len(each) // 2 :]) for each in searched]))]
+        rate = rates[0]
+        if len(rates) > 1:
+            searched = [accuracies(train(each, max(1, epochs // 5)), "held_out") for each in rates]
+            rate = rates[int(np.argmax([np.mean(each[len(each) // 2 :]) for each in searched]))]
         record = train(rate, epochs)
         state = load_file(record.folder / "model.safetensors")
         sums, counts = (next(value for key, value in state.items() if key.endswith(end)) for end in ("sums", "counts"))
