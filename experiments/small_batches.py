@@ -120,17 +120,22 @@ def judge(found: Found) -> list[Criterion]:
 
 
 def draw(found: Found) -> Figure:
-    """The accuracy against the batch size."""
-    figure, (axes,) = panels("Test error after the same number of images")
+    """The error, and the learning rates that were chosen, against the batch size."""
+    figure, (left, right) = panels("Test error after the same number of images", "Learning rates that were best")
+    sizes = found["batch sizes"][0]
     for number, name in enumerate((BN, GHOST, RENORM, GROUP)):
-        curve(axes, found["batch sizes"][0], 100 - found[name], name.replace("-", " "), number)
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_ylim(1, 100)
-    axes.set_xlabel("batch size")
-    axes.set_ylabel("test error in %")
-    axes.set_xticks(found["batch sizes"][0], [f"{size:.0f}" for size in found["batch sizes"][0]])
-    axes.legend(fontsize="small")
+        curve(left, sizes, 100 - found[name], name.replace("-", " "), number)
+        curve(right, sizes, found[f"rate, {name}"], name.replace("-", " "), number)
+    left.set_ylim(1, 100)
+    left.set_ylabel("test error in %")
+    right.set_ylim(1e-3, 10)
+    right.set_ylabel("learning rate")
+    for axes in (left, right):
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set_xlabel("batch size")
+        axes.set_xticks(sizes, [f"{size:.0f}" for size in sizes])
+        axes.legend(fontsize="small")
     return figure
 
 
