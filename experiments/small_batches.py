@@ -13,7 +13,7 @@ images, not a running average, which with small batches is noise. The limits of 
 the steps on, and reach r = 3 at 30 % and d = 5 at 20 %; its running averages have the momentum 20 / steps, within 0.01
 and 0.1.
 
-Refuted if one of these is not true, by the point of accuracy that would matter in a network of about 95 %: batch
+Refuted if: one of these is not true, by the point of accuracy that would matter in a network of about 95 %: batch
 normalization is more than 1 point worse at 2 than at 32; group normalization changes by less than 1 point between them;
 at 2, group normalization and renormalization each are more than 1 point better than batch normalization; and ghost
 batches are better than batch normalization at all, on average over the batches larger than they are.
