@@ -1,4 +1,4 @@
-"""The laboratory: what is said of batch normalization, as experiments that can come out against it.
+"""Claims about batch normalization, as experiments that can refute them.
 
 Each file of this folder is one claim. Its docstring says what the claim is and who makes it, what is measured, and what
 would refute it. Its code comes in the same order: `measure` takes the numbers for one seed, `judge` is the rule that

@@ -1,4 +1,4 @@
-"""The experiments: what is said of batch normalization, measured.
+"""The experiments: claims about batch normalization, measured.
 
     python -m experiments                 all experiments: cost, last verdict, claim
     python -m experiments bias            one of them (--help: its claim and its options)

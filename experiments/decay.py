@@ -1,7 +1,7 @@
 """Claim 14: weight decay before batch normalization is a rising learning rate.
 
 Source: Li & Arora 2019, arXiv:1910.07454, after van Laarhoven 2017, arXiv:1706.05350. Only their abstracts and
-summaries were at hand, so the formulas are derived here. BN(Wu) does not depend on the length of W. SGD at the rate η
+summaries could be read, so the formulas are derived here. BN(Wu) does not depend on the length of W. SGD at the rate η
 with weight decay λ and momentum μ is w ← w + μ(w − w') − η(g(w) + λw), where w' is the previous w and g the gradient.
 Let v = w/αᵗ at step t, which the network cannot tell from w, and use g(αᵗv) = g(v)/αᵗ. If α² − (1 + μ − ηλ)α + μ = 0
 (without momentum, α = 1 − ηλ), v follows SGD with momentum μ, without decay, at the rate η·α^(−2t−1). It starts with

@@ -1,7 +1,7 @@
 """Claim 12: at initialization, batch normalization makes the gradient of a ReLU network grow by 1.21 a layer.
 
 Source: Yang et al. 2019, "A Mean Field Theory of Batch Normalization", arXiv 1902.08129, from its abstract, and Luther
-2020, "Why Batch Norm Causes Exploding Gradients", which derives the number. The whole paper was not at hand.
+2020, "Why Batch Norm Causes Exploding Gradients", which derives the number. The whole paper could not be read.
 
 The derivation: the output of a normalization is a standard normal variable z, and ReLU(z) has the variance
 (π − 1) / 2π. Weights of variance 2 / inputs double it. So the next normalization gets the variance σ² = (π − 1) / π,

@@ -1,6 +1,6 @@
 """Claim 7: batch normalization regularizes.
 
-Source: Ioffe & Szegedy 2015, §3.4, as summarised; the paper's text was not at hand. A training image is seen together
+Source: Ioffe & Szegedy 2015, §3.4, as summarised; the paper's text could not be read. A training image is seen together
 with the others of its mini-batch, so that what the network computes for it is not deterministic. This helps
 generalization, and dropout can be removed or reduced in strength.
 

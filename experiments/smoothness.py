@@ -1,6 +1,6 @@
 """Claim 10: batch normalization helps because the loss gets smoother, and not because distributions shift less.
 
-Source: Santurkar et al. 2018, arXiv 1805.11604, by its abstract and by quotations (the paper itself was not at hand).
+Source: Santurkar et al. 2018, arXiv 1805.11604, by its abstract and by quotations (the paper itself could not be read).
 Noise with a mean and a variance that change at every step, after each normalization, makes distributions less stable
 than even without normalization; yet the difference in training to batch normalization is almost none, and both train
 better than without. With batch normalization the loss and its gradient change less along the direction of the gradient.

@@ -1,6 +1,6 @@
 """Claim 15: behind batch normalization, gradient descent converges at any fixed learning rate.
 
-Source: Arora, Li & Lyu 2018, arXiv:1812.03981, of which only the abstract was at hand. With a constant rate for the
+Source: Arora, Li & Lyu 2018, arXiv:1812.03981, of which only the abstract could be read. With a constant rate for the
 scale-invariant weights, gradient descent approaches a stationary point at the rate T^−½ in T steps, as with the best
 rate. (For SGD it is T^−¼.) The theory bounds the smallest gradient from above: a faster fall agrees with it, and the
 constant in front depends on the rate. The gradient is taken at weights of length 1, because the gradient of a

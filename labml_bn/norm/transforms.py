@@ -1,6 +1,6 @@
 """What PyTorch may do with the layer besides calling it: trace it, transform it, differentiate it in forward mode.
 
-These are private parts of PyTorch, which has no public way to ask. They are in this file only.
+These are private parts of PyTorch, which has no public way to ask. Those that need more than one call are in this file.
 """
 
 import contextlib

@@ -29,6 +29,7 @@ import triton.language as tl
 from torch import Tensor
 
 from labml_bn.norm.kernels.layout import is_channels_last, memory_format
+from labml_bn.norm.transforms import is_wrapped
 
 #: Values per tile: 16 per thread, in float32 four loads of 16 bytes, which are all issued before the first result is
 #: needed. With more, fewer programs would fit into the registers of a multiprocessor. Now 7 or 8 reductions do, and
@@ -511,7 +512,7 @@ def arithmetic(x: Tensor) -> torch.dtype:
 
 def is_plain(x: Tensor) -> bool:
     """Whether x is neither a tensor subclass nor a wrapper of `torch.func`."""
-    return type(x) in (Tensor, torch.nn.Parameter) and not torch._C._functorch.is_functorch_wrapped_tensor(x)
+    return type(x) in (Tensor, torch.nn.Parameter) and not is_wrapped(x)
 
 
 def launch(kernel: Any, programs: int, *arguments: Any, **constants: Any) -> None:
