@@ -29,6 +29,7 @@ import triton.language as tl
 from torch import Tensor
 
 from labml_bn.norm.kernels.layout import is_channels_last, memory_format
+from labml_bn.norm.kernels.reference import widest
 from labml_bn.norm.transforms import is_wrapped
 
 #: Values per tile: 16 per thread, in float32 four loads of 16 bytes, which are all issued before the first result is
@@ -67,7 +68,7 @@ def is_supported(x: Tensor, *others: Tensor | None) -> bool:
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Compute the mean and the biased variance of each channel, in one launch for few values, otherwise in two."""
     x, plan = prepare(x)
-    mean = x.new_empty(plan.channels, dtype=arithmetic(x))
+    mean = x.new_empty(plan.channels, dtype=widest(x.dtype))
     var = torch.empty_like(mean)
     if plan.parts == 1:
         launch(moments_kernel, plan.reducers, x, mean, var, *plan.sizes, plan.steps, 1, COMPLETE=True, **plan.tile)
@@ -105,7 +106,7 @@ def gradient_sums(
     With `relu`, `dy` is the gradient after the ReLU.
     """
     x, plan = prepare(x)
-    sums = x.new_empty(2, plan.channels, plan.parts, dtype=arithmetic(x))
+    sums = x.new_empty(2, plan.channels, plan.parts, dtype=widest(x.dtype))
     vectors = dense(mean, inv_std, weight, bias)
     arguments = (*plan.sizes, plan.steps, plan.parts)
     launch(gradient_sums_kernel, plan.reducers, like(dy, x), x, *vectors, sums, *arguments, RELU=relu, **plan.tile)
@@ -503,11 +504,6 @@ def like(dy: Tensor, x: Tensor) -> Tensor:
 def dense(*vectors: Tensor | None) -> list[Tensor | None]:
     """Return the per-channel vectors, copied if their values are not adjacent, for example after `expand`."""
     return [None if vector is None else vector.contiguous() for vector in vectors]
-
-
-def arithmetic(x: Tensor) -> torch.dtype:
-    """The dtype of the arithmetic and of the results per channel."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def is_plain(x: Tensor) -> bool:
